@@ -1,0 +1,3 @@
+"""Marginalia: annotated Python modules become pages that prove themselves."""
+
+__version__ = "0.1.0"

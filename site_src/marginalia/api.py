@@ -1,0 +1,101 @@
+"""API reference pages: directives for mkdocstrings, one page a module."""
+
+from __future__ import annotations
+
+import posixpath
+
+import yaml
+
+from marginalia.paper import Paper
+from marginalia.rows import Symbol, symbols
+
+FOLDER = "reference"
+
+# What mkdocstrings shows of a class or function: the annotated page has the source.
+_OPTIONS = {
+    "heading_level": 2,
+    "members_order": "source",
+    "filters": ["!^_"],
+    "show_root_heading": True,
+    "show_root_full_path": False,
+    "show_source": False,
+    "show_bases": True,
+    "show_symbol_type_heading": True,
+    "show_symbol_type_toc": True,
+    "show_signature_annotations": True,
+    "separate_signature": True,
+    "signature_crossrefs": True,
+    "docstring_section_style": "list",
+    "merge_init_into_class": True,
+    "show_if_no_docstring": True,
+}
+
+
+def source_of(paper: Paper) -> str:
+    """The Markdown file of a module's reference, `"reference/attention/foo.md"`."""
+    return f"{FOLDER}/{paper.url.rstrip('/')}.md"
+
+
+def public(text: str) -> list[Symbol]:
+    """The classes and functions of a module that a reader may use, `demo` aside."""
+    return [
+        symbol
+        for symbol in symbols(text)
+        if symbol.kind in ("class", "function")
+        and not symbol.name.startswith("_")
+        and "." not in symbol.name
+        and symbol.name != "demo"
+    ]
+
+
+def page(paper: Paper, text: str, annotated: str) -> str:
+    """The reference of one module, linked to its annotated page.
+
+    Args:
+        paper: The module.
+        text: Its source.
+        annotated: The Markdown file of its annotated page.
+    """
+    here = source_of(paper)
+    back = posixpath.relpath(annotated, posixpath.dirname(here))
+    meta = {
+        "title": f"{paper.title}: API",
+        "description": f"Signatures, arguments and shapes of {paper.module}",
+        "search": {"boost": 0.5},
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(meta, allow_unicode=True, sort_keys=False)}---",
+        f"# {paper.title}",
+        f"```python\nfrom {paper.module} import {', '.join(s.name for s in public(text))}\n```",
+        f"The explanation, the measured shapes and the checked claims are on the "
+        f"[annotated page]({back}).",
+    ]
+    options = yaml.safe_dump({"options": _OPTIONS}, sort_keys=False)
+    directive = "".join(f"    {line}\n" for line in options.splitlines())
+    parts += [
+        f"::: {paper.module}.{symbol.name}\n{directive}\n[Explained beside its code]({back}#{symbol.name})"
+        for symbol in public(text)
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def index(papers: list[tuple[Paper, str]]) -> str:
+    """A page that leads to the reference of every module.
+
+    Args:
+        papers: Modules with their sources.
+    """
+    lines = ["---\ntitle: API reference\n---", "# API reference"]
+    lines.append(
+        "Signatures with argument shapes, return values and errors, for those who know what they "
+        "look for. Explanations are on the annotated pages."
+    )
+    topic = ""
+    for paper, text in sorted(papers, key=lambda entry: (entry[0].topic, entry[0].title)):
+        if paper.topic != topic:
+            topic = paper.topic
+            lines.append(f"## {topic.replace('-', ' ').capitalize()}")
+        names = ", ".join(f"`{symbol.name}`" for symbol in public(text))
+        target = posixpath.relpath(source_of(paper), FOLDER)
+        lines.append(f"- [{paper.title}]({target}): {names}")
+    return "\n\n".join(lines).replace("\n\n- ", "\n- ") + "\n"

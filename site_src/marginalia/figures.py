@@ -1,0 +1,364 @@
+"""Figures of matplotlib: a house style, and SVG for a light and a dark page.
+
+Imports matplotlib only where it is used: most of a site's work needs none of it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from marginalia.capture import Capture, after_import
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Six colours at least 3:1 against white and against #14161a, and far apart for every kind of
+# colour vision (CIELAB distance 24 under simulated protanopia, deuteranopia and tritanopia).
+CYCLE = ("#534fec", "#d07602", "#0d9ca8", "#cd1273", "#789d5e", "#9670dd")
+
+INK, FAINT, GRID = "#24292f", "#57606a", "#d8dee4"
+_DARK = {INK: "#e6edf3", FAINT: "#9aa4af", GRID: "#373e47"}
+_ALMOST_BLACK = "#000001"  # stays as it is on a dark page
+
+HEAVY = 20_000  # points of one artist beyond which it becomes a picture
+
+STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": FAINT,
+    "axes.facecolor": "none",
+    "axes.grid": False,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "boxplot.boxprops.color": INK,
+    "boxplot.capprops.color": INK,
+    "boxplot.flierprops.color": INK,
+    "boxplot.flierprops.markeredgecolor": INK,
+    "boxplot.whiskerprops.color": INK,
+    "figure.dpi": 100,
+    "figure.facecolor": "none",
+    "figure.figsize": (6.0, 3.4),
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "grid.color": GRID,
+    "hatch.color": INK,
+    "image.cmap": "viridis",
+    "legend.edgecolor": GRID,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "patch.edgecolor": INK,
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "marginalia",
+    "svg.image_inline": True,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.color": FAINT,
+    "ytick.labelcolor": INK,
+}
+
+
+@dataclass(slots=True)
+class _Drawn:
+    """What happened to a figure: the statement that drew on it last, and if it was shown since."""
+
+    line: int
+    shown: bool = False
+
+
+class Figures:
+    """The figures of one page.
+
+    Args:
+        capture: Where they go.
+    """
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+        self._drawn: WeakKeyDictionary[Figure, _Drawn] = WeakKeyDictionary()
+        self._pyplot: types.ModuleType | None = None
+        self._count = 0
+        self._rendering = False
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        """Prepare matplotlib, when and if the demo imports it."""
+        after_import("matplotlib", self._style)
+        after_import("matplotlib.pyplot", self._take_pyplot)
+
+    def show_all(self) -> None:
+        """Show and close the open figures, each under the statement that drew on it last."""
+        if self._pyplot is not None:
+            for figure in self._open():
+                self._show(figure, self._of(figure).line)
+            self._pyplot.close("all")
+
+    def _style(self, matplotlib: types.ModuleType) -> None:
+        from cycler import cycler
+
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["backend"] = "agg"
+        matplotlib.rcParams.update(STYLE | {"axes.prop_cycle": cycler(color=CYCLE)})
+        matplotlib.use = lambda *_, **__: None  # type: ignore[attr-defined]  # there is no display
+
+    def _take_pyplot(self, pyplot: types.ModuleType) -> None:
+        from matplotlib.artist import Artist
+        from matplotlib.figure import Figure
+
+        self._pyplot = pyplot
+        pyplot.show = self._show_now  # type: ignore[attr-defined]
+        pyplot.switch_backend = lambda *_: None  # type: ignore[attr-defined]
+        Figure.show = lambda figure, **_: self._show_now(figure)  # type: ignore[method-assign,assignment,misc]
+        stale: Any = Artist.stale
+
+        def set_stale(figure: Figure, value: bool) -> None:
+            stale.fset(figure, value)
+            if value and not self._rendering:
+                self._drawn[figure] = _Drawn(self._capture.line)
+
+        Figure.stale = property(stale.fget, set_stale)  # type: ignore[assignment]
+        self._capture.viewers.append(self._view)
+        self._capture.on_cell.append(self.show_all)
+
+    def _open(self) -> list[Figure]:
+        assert self._pyplot is not None
+        return [self._pyplot.figure(number) for number in self._pyplot.get_fignums()]
+
+    def _of(self, figure: Figure) -> _Drawn:
+        return self._drawn.setdefault(figure, _Drawn(self._capture.line))
+
+    def _show_now(self, *figures: Any, **_: Any) -> None:
+        """Show figures, or all that are open, under the statement that runs, and close them."""
+        assert self._pyplot is not None
+        for figure in [f for f in figures if hasattr(f, "savefig")] or self._open():
+            self._show(figure, self._capture.line)
+            self._pyplot.close(figure)
+
+    def _view(self, value: Any) -> bool:
+        """Show a value if it is a figure; it stays open."""
+        from matplotlib.figure import Figure
+
+        if isinstance(value, Figure):
+            self._show(value, self._capture.line)
+            return True
+        return False
+
+    def _show(self, figure: Figure, line: int) -> None:
+        """Put a figure under a line, once for each state of it."""
+        drawn = self._of(figure)
+        if drawn.shown or not figure.get_children()[1:]:
+            return
+        start = time.perf_counter()
+        self._rendering = True
+        before, self._capture.line = self._capture.line, line  # for warnings about glyphs
+        try:
+            self._count += 1
+            data = render(figure, f"f{self._count}")
+            self._capture.add("figure", data, line)
+        finally:
+            drawn.shown = True
+            self._rendering = False
+            self._capture.line = before
+            self.seconds += time.perf_counter() - start
+
+
+def render(figure: Figure, name: str) -> dict[str, str]:
+    """Draw a figure for both kinds of page.
+
+    Args:
+        figure: The figure; looks afterwards as before.
+        name: Starts every ``id`` in it.
+
+    Returns:
+        ``image/svg+xml``, ``image/svg+xml;dark`` and its description ``alt``.
+    """
+    alt = describe(figure)
+    with _prepared(figure):
+        text = _svg(figure)
+    light = _cleaned(text)
+    dark = _darkened(light, neutrals=not any(_is_mapped(part) for part in _parts(figure)))
+    return {
+        "image/svg+xml": _renamed(light, f"{name}-"),
+        "image/svg+xml;dark": _renamed(dark, f"{name}d-"),
+        "alt": alt,
+    }
+
+
+# Drawing
+
+
+def _svg(figure: Figure) -> str:
+    import matplotlib
+
+    fixed = {key: value for key, value in STYLE.items() if key.startswith("svg.")}
+    buffer = io.StringIO()
+    with matplotlib.rc_context(fixed):
+        figure.savefig(
+            buffer,
+            format="svg",
+            dpi=STYLE["savefig.dpi"],
+            bbox_inches="tight",
+            pad_inches=0.05,
+            facecolor="auto",
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        )
+    return buffer.getvalue()
+
+
+def _parts(figure: Figure) -> Iterator[Artist]:
+    """Everything that the axes of a figure draw as data."""
+    for axes in figure.axes:
+        yield from (*axes.lines, *axes.collections, *axes.images, *axes.patches)
+
+
+def _is_mapped(artist: Artist) -> bool:
+    """Whether an artist is drawn, point by point, in the colours of a colour map."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import Collection
+
+    is_vector = isinstance(artist, Collection) and isinstance(artist, ScalarMappable)
+    return is_vector and artist.get_array() is not None
+
+
+@contextmanager
+def _prepared(figure: Figure) -> Iterator[None]:
+    """White grounds made transparent, long data made pictures, ink over data made to stay."""
+    undo: list[Callable[[], object]] = []
+    try:
+        _clear(figure.patch, undo)
+        for axes in figure.axes:
+            _clear(axes.patch, undo)
+            if (legend := axes.get_legend()) is not None:
+                _clear(legend.get_frame(), undo)
+            over_data = bool(axes.images) or any(_is_mapped(c) for c in axes.collections)
+            for text in axes.texts:
+                if over_data or text.get_bbox_patch() is not None:
+                    _fix(text, undo)
+        for part in _parts(figure):
+            if _size(part) > HEAVY:
+                undo.append(lambda p=part, old=part.get_rasterized(): p.set_rasterized(old))
+                part.set_rasterized(True)
+        yield
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+def _clear(patch: Any, undo: list[Callable[[], object]]) -> None:
+    """Make a white ground transparent; any other is meant, and stays."""
+    from matplotlib.colors import to_hex
+
+    colour = patch.get_facecolor()
+    if to_hex(colour) == "#ffffff" and colour[3] > 0:
+        undo.append(lambda: patch.set_facecolor(colour))
+        patch.set_facecolor("none")
+    elif colour[3] > 0 and _is_dark_neutral(to_hex(colour)):
+        undo.append(lambda: patch.set_facecolor(colour))
+        patch.set_facecolor(_ALMOST_BLACK)
+
+
+def _fix(text: Any, undo: list[Callable[[], object]]) -> None:
+    """Keep the colour of dark text that stands on data, which is the same on both pages."""
+    from matplotlib.colors import to_hex
+
+    colour = text.get_color()
+    with suppress(ValueError):
+        if to_hex(colour) in _DARK or _is_dark_neutral(to_hex(colour)):
+            undo.append(lambda: text.set_color(colour))
+            text.set_color(_ALMOST_BLACK)
+
+
+def _size(artist: Any) -> int:
+    """How many points an artist draws."""
+    if hasattr(artist, "get_xdata"):
+        return len(artist.get_xdata(orig=False))
+    points = len(artist.get_offsets()) if hasattr(artist, "get_offsets") else 0
+    values = artist.get_array() if hasattr(artist, "get_array") else None
+    return max(points, 0 if values is None else values.size)
+
+
+# The text of the SVG
+
+
+def _cleaned(text: str) -> str:
+    """Only the element itself, without what a page could trip over."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<defs/>", "", text, flags=re.DOTALL)
+    # matplotlib's style sheet is for `*`: in a page it would hit everything
+    text, found = re.subn(r"<style[^>]*>\*\{[^<]*</style>", "", text)
+    if found:
+        text = text.replace("<svg", '<svg stroke-linejoin="round" stroke-linecap="butt"', 1)
+    text = re.sub(r"<defs>\s*</defs>", "", text)
+    return re.sub(r"\n\s*", "\n", text).strip() + "\n"
+
+
+def _is_dark_neutral(colour: str) -> bool:
+    return colour[1:3] == colour[3:5] == colour[5:7] and int(colour[1:3], 16) < 0x60
+
+
+def _darkened(svg: str, *, neutrals: bool) -> str:
+    """The same figure for a dark page: ink and, if wanted, all dark greys become light."""
+
+    def swap(match: re.Match[str]) -> str:
+        colour = match[0]
+        if neutrals and _is_dark_neutral(colour):
+            return f"#{255 - int(colour[1:3], 16):02x}" + 2 * f"{255 - int(colour[1:3], 16):02x}"
+        return _DARK.get(colour, colour)
+
+    # A black fill or line is the default of SVG, so matplotlib leaves it out
+    return re.sub(r"#[0-9a-f]{6}\b", swap, svg)
+
+
+def _renamed(svg: str, prefix: str) -> str:
+    """Every ``id`` that something refers to with a prefix; the others gone."""
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
+
+    def identify(match: re.Match[str]) -> str:
+        return f' id="{prefix}{match[1]}"' if match[1] in used else ""
+
+    svg = re.sub(r'\sid="([^"]*)"', identify, svg)
+    return re.sub(r'(url\(|href=")#', rf"\g<1>#{prefix}", svg)
+
+
+# The description
+
+
+def describe(figure: Figure) -> str:
+    """A figure in words: titles, what its axes say, and its legends."""
+    suptitle = figure.get_suptitle()
+    panels = [words for axes in figure.axes if (words := _panel(axes))]
+    sentences = [_words(suptitle)] if suptitle else []
+    if len(figure.axes) > 1 and len(panels) > 1:
+        sentences.append(f"{len(panels)} panels")
+    sentences += panels
+    return ". ".join(sentence.rstrip(".") for sentence in sentences if sentence) or "Figure"
+
+
+def _panel(axes: Axes) -> str:
+    """One axes in words; empty if it has none."""
+    x, y = _words(axes.get_xlabel()), _words(axes.get_ylabel())
+    labels = " over ".join(part for part in (y, x) if part)
+    parts = [_words(axes.get_title()), labels]
+    legend = axes.get_legend()
+    if legend is not None:
+        parts.append(", ".join(_words(text.get_text()) for text in legend.get_texts()))
+    return ": ".join(part for part in parts if part)
+
+
+def _words(text: str) -> str:
+    """Text on one line, without the dollars of formulas."""
+    return " ".join(text.replace("$", "").split())

@@ -1,0 +1,239 @@
+"""Give a demo a process of its own and wait for it: the builder's side of ``worker``."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from marginalia import preload, worker
+
+START_LIMIT = 180.0  # seconds for the server to import torch on a machine that is busy
+REPORT_LIMIT = 30.0  # seconds for a guard to end what a demo started, and to report
+FRESH_START = 30.0  # seconds that a fresh interpreter may need for imports, on top of the limit
+
+# macOS has fork, but its own libraries do not bear it; Windows has none.
+FORKS = sys.platform == "linux" and hasattr(os, "pidfd_open")
+
+COMMAND = [sys.executable, "-P", "-m", worker.__name__]  # -P: nothing from the current folder
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a demo's process ended.
+
+    Attributes:
+        end: By itself, at the limit, because it was told to stop, or in a way that nobody saw.
+        status: Exit status; minus the signal that killed it.
+        peak_mb: Peak memory of the process.
+        trace: What the fault handler wrote when it crashed or ran too long.
+        size: Bytes of its result.
+        result: The result as JSON; empty if there is none, or if it is too large.
+    """
+
+    end: Literal["exit", "timeout", "stop", "lost"]
+    status: int = 0
+    peak_mb: float = 0.0
+    trace: str = ""
+    size: int = 0
+    result: bytes = b""
+
+
+class Stop:
+    """Ends, when called, all demos that were started with it, and lets none start any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: list[Callable[[], None]] = []
+        self.called = False
+
+    def __call__(self) -> None:
+        """End them."""
+        with self._lock:
+            self.called = True
+            for end in self._ends:
+                end()
+
+    @contextmanager
+    def reaches(self, end: Callable[[], None]) -> Iterator[None]:
+        """While this lasts, a stop calls `end`; if there was one already, at once."""
+        with self._lock:
+            self._ends.append(end)
+            if self.called:
+                end()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._ends.remove(end)
+
+
+def run(job: Mapping[str, Any], stop: Stop) -> Report:
+    """Run one demo in a process of its own, and leave nothing of it behind.
+
+    Args:
+        job: What `worker` needs: path, root, shapes, seed, timeout, max_bytes.
+        stop: Ends it early.
+    """
+    for _ in range(2 if _server.usable else 0):
+        if stop.called:
+            return Report("stop")
+        try:
+            return _forked(job, stop)
+        except _NoGuardError:
+            continue  # somebody killed the server: it is started again
+    _server.usable = False
+    return _fresh(job, stop)
+
+
+class _NoGuardError(Exception):
+    """The server did not fork a guard."""
+
+
+def _forked(job: Mapping[str, Any], stop: Stop) -> Report:
+    """Run a demo in a child of the server.
+
+    Raises:
+        _NoGuardError: It did not start.
+    """
+    with _server.connect() as control, stop.reaches(lambda: _hang_up(control)):
+        guard, scratch = 0, ""
+        with suppress(OSError):  # also a guard that does not report in time
+            control.settimeout(START_LIMIT)
+            control.sendall(json.dumps(job).encode() + b"\n")
+            with control.makefile("rb") as reports:
+                guard, scratch = json.loads(reports.readline() or "[0, null]")
+                control.settimeout(job["timeout"] + REPORT_LIMIT)
+                if guard and (line := reports.readline()):
+                    return Report(**json.loads(line), result=reports.read())
+        if guard:
+            with suppress(OSError):
+                os.kill(guard, signal.SIGKILL)  # the demo dies with it
+            shutil.rmtree(scratch, ignore_errors=True)
+            return Report("lost")
+        if stop.called:
+            return Report("stop")
+        raise _NoGuardError
+
+
+def _hang_up(control: socket.socket) -> None:
+    """Let a guard see that nobody waits for the demo any more; its report still arrives."""
+    with suppress(OSError):
+        control.shutdown(socket.SHUT_WR)
+
+
+class _Server:
+    """The process that demos are forked from, started when the first one needs it."""
+
+    def __init__(self) -> None:
+        self.usable = FORKS
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
+
+    def connect(self) -> socket.socket:
+        """Ask for a guard; the socket leads to it.
+
+        Raises:
+            _NoGuardError: The server is gone.
+        """
+        with self._lock:
+            requests = self._running()
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    socket.send_fds(requests, [b"."], [theirs.fileno()])
+                except OSError as error:
+                    ours.close()
+                    raise _NoGuardError from error
+            return ours
+
+    def close(self) -> None:
+        """End the server; guards end by themselves when their builder does."""
+        if self._requests is not None:
+            self._requests.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._requests = self._process = None
+
+    def forget(self) -> None:
+        """Leave the server to the process that this one was forked from."""
+        if self._requests is not None:
+            self._requests.close()
+        if self._process is not None:
+            self._process.returncode = 0  # not a child of this process, so nothing to wait for
+        self.__init__()  # type: ignore[misc]  # the lock may be held by a thread that is not here
+
+    def _running(self) -> socket.socket:
+        if self._requests is None or self._process is None or self._process.poll() is not None:
+            self.close()
+            self._requests, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*COMMAND, "serve", str(theirs.fileno())],
+                    env=preload.environment(os.environ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # an interrupt at the terminal is the builder's
+                )
+        return self._requests
+
+
+_server = _Server()
+atexit.register(_server.close)
+if FORKS:
+    os.register_at_fork(after_in_child=_server.forget)
+
+
+def _fresh(job: Mapping[str, Any], stop: Stop) -> Report:
+    """Run a demo in a fresh interpreter, where none can be forked."""
+    with (
+        tempfile.TemporaryDirectory(prefix="marginalia-", ignore_cleanup_errors=True) as name,
+        subprocess.Popen(
+            [*COMMAND, "alone"],
+            env=preload.environment(os.environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process,
+        stop.reaches(process.kill),
+    ):
+        report: dict[str, Any] = {"end": "exit", "peak_mb": 0.0}
+        try:
+            data = json.dumps({**job, "scratch": name}).encode()
+            process.communicate(data, timeout=job["timeout"] + FRESH_START)
+        except subprocess.TimeoutExpired:
+            report["end"] = "timeout"
+            if os.name == "posix":
+                process.send_signal(signal.SIGABRT)  # the fault handler writes down where it is
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(worker.LAST_WORDS)
+        finally:
+            _kill(process)
+        report["end"] = "stop" if stop.called else report["end"]
+        report["status"] = process.wait()
+        result = worker.outcome(report, Path(name), job["max_bytes"])
+        return Report(**report, result=result)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process, and those of its group that are left."""
+    if os.name == "posix":
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()

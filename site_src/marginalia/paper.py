@@ -1,0 +1,426 @@
+"""A paper module as the catalogue knows it: where it lives and what its front matter says.
+
+Read from the syntax tree: a paper is never imported here, so listing hundreds costs no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import difflib
+import inspect
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from marginalia.errors import SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """One paper module.
+
+    Args:
+        path: The file.
+        module: The name to import it by, relative to the folder of papers.
+        url: The folder of its page on the site, with a slash at its end; empty for the package
+            that is the folder of papers itself.
+        title: From the front matter, else the first heading, else the file's name in words.
+        summary: The module docstring without its front matter, as Markdown.
+        meta: The front matter, validated.
+    """
+
+    path: Path
+    module: str
+    url: str
+    title: str
+    summary: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def src_uri(self) -> str:
+        """The Markdown file that its page is made from: `attention/squeeze-excitation.md`."""
+        return f"{self.url.removesuffix('/') or 'index'}.md"
+
+    @property
+    def authors(self) -> tuple[str, ...]:
+        """Who wrote the paper."""
+        return self._texts("authors")
+
+    @property
+    def year(self) -> int | None:
+        """When it was published."""
+        return self.meta.get("year")
+
+    @property
+    def venue(self) -> str:
+        """Where it was published."""
+        return self._text("venue")
+
+    @property
+    def arxiv(self) -> str:
+        """Its arXiv number."""
+        return self._text("arxiv")
+
+    @property
+    def code(self) -> str:
+        """The address of the authors' own code."""
+        return self._text("code")
+
+    @property
+    def topic(self) -> str:
+        """The topic it is filed under."""
+        return self._text("topic")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Further topics."""
+        return self._texts("tags")
+
+    @property
+    def zh(self) -> str:
+        """The title in Chinese."""
+        return self._text("zh")
+
+    @property
+    def note(self) -> str:
+        """The note that the module answers."""
+        return self._text("note")
+
+    @property
+    def idea(self) -> str:
+        """The paper in one line."""
+        return self._text("idea")
+
+    @property
+    def compare(self) -> tuple[str, ...]:
+        """The papers to read it against."""
+        return self._texts("compare")
+
+    @property
+    def cost(self) -> Mapping[str, str]:
+        """What it costs: a label (`parameters`, `time`) and a formula."""
+        cost: Mapping[str, str] = self.meta.get("cost", {})
+        return cost
+
+    @property
+    def shapes(self) -> bool:
+        """Whether its page shows live shapes."""
+        return bool(self.meta.get("shapes", True))
+
+    @property
+    def device(self) -> str:
+        """The device its demo asks for."""
+        return self._text("device")
+
+    @property
+    def timeout(self) -> float | None:
+        """The seconds its demo may take."""
+        return self.meta.get("timeout")
+
+    @property
+    def date(self) -> datetime.date | None:
+        """When the page was written."""
+        return self.meta.get("date")
+
+    @property
+    def letters(self) -> dict[str, str]:
+        """What the letters of its shapes mean, from the line that starts with `Letters:`."""
+        return _letters(self.summary)
+
+    def _text(self, key: str) -> str:
+        return str(self.meta.get(key, ""))
+
+    def _texts(self, key: str) -> tuple[str, ...]:
+        value = self.meta.get(key, ())
+        return (value,) if isinstance(value, str) else tuple(value)
+
+
+# Front matter
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return _is_text(value) or isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_labels(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_switch(value: object) -> bool:
+    return type(value) is bool
+
+
+def _is_date(value: object) -> bool:
+    return type(value) is datetime.date
+
+
+_TEXT = "text (in quotes if it looks like a number or a date)", _is_text
+_TEXTS = "a list of texts", _is_texts
+_KEYS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "title": _TEXT,
+    "authors": _TEXTS,
+    "year": ("a whole number", _is_whole),
+    "venue": _TEXT,
+    "arxiv": _TEXT,
+    "code": _TEXT,
+    "topic": _TEXT,
+    "tags": _TEXTS,
+    "zh": _TEXT,
+    "note": _TEXT,
+    "idea": _TEXT,
+    "compare": _TEXTS,
+    "cost": ("labels with a text each", _is_labels),
+    "shapes": ("true or false", _is_switch),
+    "summary": _TEXT,
+    "redirect": _TEXT,  # labml's, for a page that moved
+    "device": _TEXT,
+    "timeout": ("a number of seconds", _is_number),
+    "date": ("a date such as 2026-11-22", _is_date),
+}
+
+
+def front_matter(
+    docstring: str, path: str | Path = "<source>", line: int = 1
+) -> tuple[dict[str, Any], str]:
+    """Part a module docstring into its front matter and its text.
+
+    Args:
+        docstring: The docstring, cleaned of indentation.
+        path: The file, for errors.
+        line: The line of the file that the docstring's first line stands on, for errors.
+
+    Returns:
+        The validated front matter (keys without a value are left out), and the rest.
+
+    Raises:
+        SourceError: The YAML is broken, a key is unknown or stands twice, or a value has the
+            wrong type.
+    """
+    lines = docstring.split("\n")
+    if lines[0].rstrip() != "---":
+        return {}, docstring
+    end = next((n for n, text in enumerate(lines) if n and text.rstrip() == "---"), None)
+    if end is None:
+        raise SourceError(path, line, 1, "the front matter is not closed by a line `---`")
+    meta = _meta("\n".join(lines[1:end]) + "\n", path, line + 1)
+    return meta, "\n".join(lines[end + 1 :]).strip("\n")
+
+
+def _meta(text: str, path: str | Path, line: int) -> dict[str, Any]:
+    """The validated mapping that the YAML `text`, which starts at `line`, holds."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise SourceError(path, line, 1, "the front matter is not a list of `key: value`")
+        meta: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            place = line + key_node.start_mark.line, key_node.start_mark.column + 1
+            key = loader.construct_object(key_node, deep=True)
+            value = loader.construct_object(value_node, deep=True)
+            if reason := _wrong(key, value, meta):
+                raise SourceError(path, *place, reason)
+            meta[key] = value
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = (line + mark.line, mark.column + 1) if mark else (line, 1)
+        raise SourceError(path, *place, f"front matter: {error.problem or error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a character or a date that cannot be
+        raise SourceError(path, line, 1, f"front matter: {error}") from error
+    finally:
+        loader.dispose()
+    return {key: value for key, value in meta.items() if value is not None}
+
+
+def _wrong(key: object, value: object, seen: Mapping[str, Any]) -> str:
+    """What is wrong with a key and its value; nothing if they are fine."""
+    if not isinstance(key, str) or key not in _KEYS:
+        nearest = difflib.get_close_matches(str(key), _KEYS, n=1, cutoff=0)[0]
+        return f"unknown front-matter key `{key}`; the nearest known key is `{nearest}`"
+    if key in seen:
+        return f"front-matter key `{key}` stands here a second time"
+    expected, fits = _KEYS[key]
+    if value is None or fits(value):
+        return ""
+    return f"front-matter key `{key}` must be {expected}, not {value!r}"
+
+
+# Modules
+
+
+def load(path: Path, root: Path) -> Paper:
+    """Read what the catalogue needs of a paper, without importing it.
+
+    Args:
+        path: A Python module or a notebook.
+        root: The folder of papers, which holds it.
+
+    Returns:
+        The paper.
+
+    Raises:
+        SourceError: The file does not parse, its front matter is wrong, or it is not in `root`.
+        OSError: The file cannot be read.
+    """
+    try:
+        parts = list(path.relative_to(root).with_suffix("").parts)
+    except ValueError as error:
+        raise SourceError(path, 1, 1, f"the module is not in {root}") from error
+    if parts[-1] == "__init__":
+        parts.pop()
+    source = _source(path)
+    docstring, line = _docstring(source, path)
+    meta, summary = front_matter(docstring, path, line)
+    name = parts[-1] if parts else path.resolve().parent.name
+    return Paper(
+        path=path,
+        module=".".join(parts),
+        url="".join(f"{part.replace('_', '-')}/" for part in parts),
+        title=meta.get("title") or _heading(summary) or _in_words(name),
+        summary=summary,
+        meta=meta,
+    )
+
+
+def _source(path: Path) -> bytes:
+    if path.suffix != ".ipynb":
+        return path.read_bytes()
+    import jupytext  # type: ignore[import-untyped]  # slow to import, and few papers are notebooks
+
+    try:
+        return str(jupytext.writes(jupytext.read(path), fmt="py:percent")).encode()
+    except OSError:
+        raise
+    except Exception as error:  # nbformat documents no closed set of errors for a broken file
+        reason = f"not a notebook: {type(error).__name__}: {error}"
+        raise SourceError(path, 1, 1, reason) from error
+
+
+def _docstring(source: bytes, path: Path) -> tuple[str, int]:
+    """The module docstring, cleaned, and the line of the file where its text starts."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an invalid escape is the author's affair
+            tree = ast.parse(source)
+    except SyntaxError as error:
+        raise SourceError(
+            path, max(error.lineno or 1, 1), max(error.offset or 1, 1), error.msg
+        ) from error
+    except ValueError as error:  # a null byte
+        raise SourceError(path, 1, 1, str(error)) from error
+    docstring = ast.get_docstring(tree, clean=False)
+    if docstring is None:
+        return "", 1
+    line = tree.body[0].lineno
+    lines = re.split(rb"\r\n|\r|\n", source)
+    opening = lines[line - 1].split(b'"""')[-1].split(b"'''")[-1]
+    while not opening.strip(b" \t\f\\") and line < (tree.body[0].end_lineno or line):
+        line += 1
+        opening = lines[line - 1]
+    return inspect.cleandoc(docstring), line
+
+
+def _heading(markdown: str) -> str:
+    """The first heading, as plain text; headings in fenced code do not count."""
+    unfenced = re.sub(r"^(```+|~~~+).*?^\1", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    found = re.search(
+        r"^#{1,6}[ \t]+(.+?)[ \t]*#*[ \t]*$|^(\S.*)\n(?:=+|-+)[ \t]*$", unfenced, re.MULTILINE
+    )
+    heading = (found[1] or found[2]) if found else ""
+    heading = re.sub(r"\{[:#.][^}]*\}\s*$", "", heading)
+    return re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip()
+
+
+def _in_words(name: str) -> str:
+    words = " ".join(re.split(r"[_\-\s]+", name)).strip()
+    return words[:1].upper() + words[1:]
+
+
+_LETTERS = re.compile(
+    r"^[ \t]*[*_]*Letters[*_]*:[*_]*(?=\s)(.*?)(?:\n[ \t]*\n|\Z)", re.MULTILINE | re.DOTALL
+)
+_SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)\.(?=\s|$)")
+
+
+def _letters(summary: str) -> dict[str, str]:
+    """Parse "Letters: `b` batch, `h w` height and width."."""
+    found = _LETTERS.search(summary)
+    if not found:
+        return {}
+    # Outside the backticks a full stop ends the line's meaning; inside them it is part of a letter.
+    pieces = found[1].split("`")
+    letters: dict[str, str] = {}
+    for names, words in zip(pieces[1::2], pieces[2::2], strict=False):
+        sentence, *rest = _SENTENCE_END.split(words, maxsplit=1)
+        letters |= _meanings(names, sentence)
+        if rest:
+            break
+    return letters
+
+
+def _meanings(names: str, words: str) -> dict[str, str]:
+    """What each of several letters means: a part of the words each, or all of them."""
+    letters = names.replace(",", " ").split()
+    phrase = " ".join(words.split()).strip(" ,;")
+    phrase = re.sub(r"^(?:[=:–—-]|is|are|for)\s+|[,;]?\s*\band$", "", phrase).strip(" ,;")
+    parts = [part for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", phrase) if part]
+    if len(parts) != len(letters):
+        parts = [phrase] * len(letters)
+    return dict(zip(letters, parts, strict=True))
+
+
+# Discovery
+
+
+def discover(root: Path) -> list[Path]:
+    """Find the papers in a folder and its folders.
+
+    A package's `__init__.py` is a paper if its docstring starts with front matter or a heading.
+    Private and hidden names, tests and caches are left out, and a notebook that is paired with
+    a module of the same name.
+
+    Args:
+        root: The folder of papers.
+
+    Returns:
+        Their files, sorted.
+    """
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name[0] not in "_." and name != "tests"]
+        found += [Path(folder, name) for name in names if _is_paper(Path(folder, name))]
+    return sorted(
+        path for path in found if path.suffix == ".py" or path.with_suffix(".py") not in found
+    )
+
+
+_PACKAGE_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?(?:#.*\s+)*\s*[rRuU]?(?:\"\"\"|''')\\?\s*(?:---|#)")
+
+
+def _is_paper(path: Path) -> bool:
+    if path.name == "__init__.py":
+        return _PACKAGE_PAGE.match(path.read_bytes()) is not None
+    if path.suffix not in (".py", ".ipynb") or path.name[0] in "_.":
+        return False
+    return not re.fullmatch(r"conftest|test_.*|.*_test", path.stem)

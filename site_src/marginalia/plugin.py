@@ -1,0 +1,135 @@
+"""The MkDocs plugin: events in, calls out. What a page is, is decided elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config import config_options as option
+from mkdocs.config.base import Config
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import Abort, PluginError
+from mkdocs.livereload import LiveReloadServer
+from mkdocs.plugins import BasePlugin
+from mkdocs.structure.files import File, Files, InclusionLevel
+
+from marginalia.assemble import DEFAULT_TIMEOUT, Options, Report, assemble, default_workers
+from marginalia.errors import MarginaliaError
+from marginalia.links import dangling
+from marginalia.progress import reporter
+
+_HERE = Path(__file__).parent
+_ASSETS = "assets/marginalia"
+
+# What the Markdown of our pages needs; a site that configures one of these keeps its settings.
+_EXTENSIONS = (
+    "abbr",
+    "admonition",
+    "attr_list",
+    "def_list",
+    "footnotes",
+    "md_in_html",
+    "tables",
+    "toc",
+    "pymdownx.highlight",
+    "pymdownx.superfences",
+    "marginalia.mathml",
+)
+_EXTENSION_SETTINGS: dict[str, dict[str, Any]] = {"toc": {"permalink": True}}
+
+log = logging.getLogger("mkdocs.plugins.marginalia")
+
+
+class MarginaliaConfig(Config):
+    """The options of the plugin, checked by MkDocs before anything runs."""
+
+    papers = option.Dir(exists=True, default="papers")
+    cache = option.Dir(default=".cache/marginalia")
+    workers = option.Optional(option.Type(int))
+    timeout = option.Type((int, float), default=DEFAULT_TIMEOUT)
+    shapes = option.Type(bool, default=True)
+    api = option.Type(bool, default=True)
+    companion = option.Type(bool, default=False)
+
+
+class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
+    """Add the pages of a folder of annotated modules to a MkDocs site.
+
+    Attributes:
+        keep_going: Whether a module that fails leaves the build successful, as in `serve`.
+        report: What happened to each module in the last build.
+    """
+
+    def __init__(self) -> None:
+        self.keep_going = False
+        self.report = Report()
+
+    def on_startup(self, *, command: str, dirty: bool) -> None:
+        """Know whether a failing page may be shown (`serve`) or must end the build."""
+        self.keep_going = command == "serve"
+
+    def on_config(self, config: MkDocsConfig) -> MkDocsConfig:
+        """Bring the Markdown extensions, styles and templates that the pages need."""
+        for name in _EXTENSIONS:
+            if name not in config.markdown_extensions:
+                config.markdown_extensions.append(name)
+        for name, settings in _EXTENSION_SETTINGS.items():
+            config.mdx_configs.setdefault(name, settings)
+        config.extra_css += [f"{_ASSETS}/{p.name}" for p in sorted(_HERE.glob("assets/*.css"))]
+        config.extra_javascript += [f"{_ASSETS}/{p.name}" for p in sorted(_HERE.glob("assets/*.js"))]
+        theme = str(_HERE / "theme")
+        if theme not in config.theme.dirs:
+            own = 1 if config.theme.custom_dir else 0  # a site's own overrides stay first
+            config.theme.dirs.insert(own, theme)
+        return config
+
+    def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
+        """Run the demos and add their pages; a page that the site has itself stays as it is."""
+        try:
+            with reporter(log) as progress:
+                site = assemble(self._options(config), progress=progress)
+        except MarginaliaError as error:
+            raise PluginError(str(error)) from error
+        self.report = site.report
+        for link in site.dangling:
+            log.debug("the companion's %s links to %s, which does not exist", link.module, link.target)
+        for uri, content in (*site.pages.items(), *site.files.items()):
+            if files.get_file_from_path(uri) is None:
+                files.append(File.generated(config, uri, content=content))
+        for path in sorted((_HERE / "assets").rglob("*")):
+            if path.is_file():
+                uri = f"{_ASSETS}/{path.relative_to(_HERE / 'assets').as_posix()}"
+                files.append(File.generated(config, uri, abs_src_path=str(path)))
+        if config.nav is None:
+            config.nav = site.nav
+        return files
+
+    def on_post_build(self, *, config: MkDocsConfig) -> None:
+        """Name every module that failed and every link that leads nowhere."""
+        if self.keep_going:
+            return
+        failed = [f"{page.source}: {page.reason}" for page in self.report.failed]
+        if failed:
+            raise Abort("\n".join([f"{len(failed)} pages failed:", *failed]))
+        site = Path(config.site_dir)
+        pages = {p.relative_to(site).as_posix(): p.read_text("utf-8") for p in site.rglob("*.html")}
+        for link in dangling(pages):
+            log.warning("%s", link)
+
+    def on_serve(self, server: LiveReloadServer, **_: Any) -> LiveReloadServer:
+        """Rebuild when a module is saved."""
+        server.watch(self.config.papers)
+        return server
+
+    def _options(self, config: MkDocsConfig) -> Options:
+        return Options(
+            papers=Path(self.config.papers),
+            cache=Path(self.config.cache),
+            workers=self.config.workers or default_workers(),
+            timeout=float(self.config.timeout),
+            shapes=self.config.shapes,
+            companion=self.config.companion,
+            api=self.config.api and "mkdocstrings" in config.plugins,
+            docs=Path(config.docs_dir),
+        )

@@ -1,0 +1,66 @@
+"""What a process has before a demo runs in it: the environment, and the slow imports done."""
+
+from __future__ import annotations
+
+import gc
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+# What must stand before the interpreter starts. Everything here shapes results: one thread for each
+# library (a second one, made in a parent, hangs forked children), one order of sets, no display.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may differ from run to run
+    "MPLBACKEND": "agg",
+    "PYTHONHASHSEED": "0",
+    "PYTHONIOENCODING": "utf-8",
+    "COLUMNS": "88",  # the width that libraries print for
+}
+
+# A builder's habits that would change what a demo shows; -O would even drop its asserts.
+UNWANTED = ("PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONDEVMODE", "PYTHONINSPECT", "LINES")
+
+
+def environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that runs demos, from that of the builder."""
+    kept = {name: value for name, value in inherited.items() if name not in UNWANTED}
+    return kept | ENVIRONMENT
+
+
+def warm() -> None:
+    """Import what nearly every demo needs, so that a child forked from here has it.
+
+    Imports nothing of the project and leaves CUDA alone; starts no thread.
+    """
+    import matplotlib
+    import torch
+
+    torch.set_num_threads(1)
+    torch.optim.Adam(torch.nn.Linear(2, 2).parameters())  # loads torch._dynamo, which is slow
+    matplotlib.use("agg")
+
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots()
+    axes.plot([0, 1], label="fonts are found and kept")
+    axes.legend()
+    figure.savefig(io.BytesIO(), format="svg")
+    pyplot.close(figure)
+
+    from marginalia import demo  # noqa: F401  # the capture code, so that no child compiles it
+
+    gc.collect()
+    gc.freeze()  # children would copy every page that the collector marks
+
+
+def os_threads() -> int:
+    """How many threads the operating system sees in this process; 1 where it does not say."""
+    try:
+        return len([*Path("/proc/self/task").iterdir()])
+    except OSError:
+        return 1

@@ -1,0 +1,212 @@
+"""A key changes with everything that a demo's outputs depend on, and with nothing else."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import marginalia
+import pytest
+from marginalia import keys
+from marginalia.keys import inputs
+
+PACKAGE = Path(marginalia.__file__).parent
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def key(root: Path, page: str = "topic/page.py", **options: object) -> str:
+    return inputs(root / page, root, options).key
+
+
+# Every way to import, as one page that says it and the file that it reaches.
+IMPORTS = {
+    "import helper": "helper.py",
+    "import helper as h, os": "helper.py",
+    "from helper import x": "helper.py",
+    "from helper import *": "helper.py",
+    "import pkg": "pkg/__init__.py",
+    "import pkg.mod": "pkg/mod.py",
+    "import pkg.mod as m": "pkg/__init__.py",
+    "from pkg import mod": "pkg/mod.py",
+    "from pkg import (\n    other,\n    mod,\n)": "pkg/mod.py",
+    "from pkg.mod import x": "pkg/__init__.py",
+    "from pkg.sub.deep import x": "pkg/sub/__init__.py",
+    "import pkg.sub.deep": "pkg/sub/deep.py",
+    "import pkg.reaches_up": "pkg/mod.py",
+    "from pkg import reaches_far": "helper.py",
+    "from bare.inner import x": "bare/inner.py",
+    "from bare import inner": "bare/inner.py",
+    "from . import beside": "topic/beside.py",
+    "from .beside import x": "topic/beside.py",
+    "from .. import helper": "helper.py",
+    "from ..pkg import mod": "pkg/mod.py",
+    "from topic import beside": "topic/beside.py",
+    "import beside": "topic/beside.py",
+    "def f():\n    import helper": "helper.py",
+    "try:\n    import helper\nexcept ImportError:\n    helper = None": "helper.py",
+    "if 0:\n    pass\nelse:\n    class C:\n        from helper import x": "helper.py",
+}
+
+PROJECT = {
+    "helper.py": "x = 1\n",
+    "unrelated.py": "x = 1\n",
+    "pkg/__init__.py": "y = 1\n",
+    "pkg/mod.py": "x = 1\n",
+    "pkg/other.py": "",
+    "pkg/reaches_up.py": "from . import mod\n",
+    "pkg/reaches_far.py": "import pkg.sub.deep\n",
+    "pkg/sub/__init__.py": "",
+    "pkg/sub/deep.py": "from ...helper import x\nx = 1\n",
+    "bare/inner.py": "x = 1\n",
+    "topic/__init__.py": "",
+    "topic/beside.py": "x = 1\n",
+}
+
+
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_a_helper_is_reached_by(tmp_path: Path, statement: str) -> None:
+    write(tmp_path, PROJECT | {"topic/page.py": f"{statement}\n\n\ndef demo():\n    pass\n"})
+    helper = tmp_path / IMPORTS[statement]
+    before = key(tmp_path)
+    text = helper.read_text()
+    helper.write_text(f'"""Prose."""\n\n# More prose.\n{text}  # the end\n')
+    assert key(tmp_path) == before
+    write(tmp_path, {"unrelated.py": "x = 2\n", "topic/other_page.py": "import helper\n"})
+    assert key(tmp_path) == before
+    helper.write_text(f"{text}x = 2\n")
+    assert key(tmp_path) != before
+    helper.write_text(text)
+    assert key(tmp_path) == before
+    helper.unlink()
+    assert key(tmp_path) != before
+
+
+def test_packages_around_the_page_are_part_of_it(tmp_path: Path) -> None:
+    write(tmp_path, {"a/__init__.py": "", "a/b/__init__.py": "", "a/b/page.py": "x = 1\n"})
+    before = key(tmp_path, "a/b/page.py")
+    write(tmp_path, {"a/__init__.py": "import os\n"})
+    assert key(tmp_path, "a/b/page.py") != before
+
+
+def test_circles_end(tmp_path: Path) -> None:
+    write(tmp_path, {"a.py": "import b\n", "b.py": "import a, b\n"})
+    assert key(tmp_path, "a.py") != key(tmp_path, "b.py")
+
+
+def test_a_helper_that_appears_later(tmp_path: Path) -> None:
+    write(tmp_path, {"page.py": "try:\n    import fast\nexcept ImportError:\n    fast = None\n"})
+    before = key(tmp_path, "page.py")
+    write(tmp_path, {"fast.py": ""})
+    assert key(tmp_path, "page.py") != before
+
+
+def test_the_place_of_the_project_is_no_input(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / name, PROJECT | {"topic/page.py": "import pkg.reaches_far, beside\n"})
+    assert key(tmp_path / "one") == key(tmp_path / "two")
+
+
+def test_line_ends_and_encoding_marks_are_no_input(tmp_path: Path) -> None:
+    write(tmp_path, {"page.py": "import helper\n\nx = 1\n", "helper.py": "x = 'ü'\n"})
+    before = key(tmp_path, "page.py")
+    (tmp_path / "page.py").write_bytes(b"\xef\xbb\xbfimport helper\r\n\r\nx = 1\r\n")
+    (tmp_path / "helper.py").write_bytes("# coding: latin-1\nx = 'ü'\n".encode("latin-1"))
+    assert key(tmp_path, "page.py") == before
+
+
+@pytest.mark.parametrize("text", ["def demo(:\n", "x = '\udc80'\n", "x = 1\0\n", "# coding: no\n"])
+def test_a_source_that_does_not_parse_has_a_key(tmp_path: Path, text: str) -> None:
+    page = tmp_path / "page.py"
+    page.write_bytes(text.encode("utf-8", "surrogatepass"))
+    before = key(tmp_path, "page.py")
+    page.write_text("x = 1\n")
+    assert key(tmp_path, "page.py") != before
+
+
+def test_bodies_of_prose_alone(tmp_path: Path) -> None:
+    write(tmp_path, {"page.py": 'class E(Exception):\n    """Prose."""\n\nimport helper\n'})
+    before = key(tmp_path, "page.py")
+    write(tmp_path, {"helper.py": "x = 1\n"})
+    assert key(tmp_path, "page.py") != before
+
+
+def test_options_are_inputs(tmp_path: Path) -> None:
+    write(tmp_path, {"page.py": "x = 1\n"})
+    assert key(tmp_path, "page.py", seed=0) == key(tmp_path, "page.py", seed=0)
+    assert key(tmp_path, "page.py", seed=0) != key(tmp_path, "page.py", seed=1)
+
+
+def test_a_local_module_hides_an_installed_one(tmp_path: Path) -> None:
+    write(tmp_path, {"page.py": "import yaml\n"})
+    before = key(tmp_path, "page.py")
+    write(tmp_path, {"yaml.py": ""})
+    assert key(tmp_path, "page.py") != before
+
+
+def test_a_bare_folder_does_not_hide_an_installed_package(tmp_path: Path) -> None:
+    write(tmp_path, {"page.py": "import yaml\n", "yaml/note.md": ""})
+    closure = keys._Closure([tmp_path])
+    closure.start(tmp_path / "page.py", tmp_path)
+    assert closure.packages == {"yaml"}
+
+
+def test_versions_come_from_the_distribution() -> None:
+    assert [line.split()[0].lower() for line in keys.versions("yaml")] == ["pyyaml"]
+    assert keys.versions("torch")[0].startswith("torch ")
+    assert keys.versions("no_such_package_anywhere") == []
+
+
+def test_a_package_used_from_its_sources_counts_with_its_code(tmp_path: Path) -> None:
+    write(tmp_path / "lib", {"own_library/__init__.py": "x = 1\n"})
+    write(tmp_path / "papers", {"page.py": "import own_library\n"})
+    program = (
+        "import sys; from pathlib import Path; from marginalia.keys import inputs;"
+        "root = Path(sys.argv[1]); print(inputs(root / 'page.py', root, {}).key)"
+    )
+
+    def key_with_path() -> str:
+        command = [sys.executable, "-c", program, str(tmp_path / "papers")]
+        environment = {"PYTHONPATH": str(tmp_path / "lib")}
+        return subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    before = key_with_path()
+    assert key_with_path() == before
+    write(tmp_path / "lib", {"own_library/__init__.py": "x = 2\n"})
+    assert key_with_path() != before
+
+
+def test_the_capture_code_is_an_input() -> None:
+    """What the demo's process imports of ours, found independently: by importing it."""
+    program = (
+        "import sys, marginalia.worker, marginalia.demo;"
+        "print([n for n in sys.modules if n.startswith('marginalia')])"
+    )
+    command = [sys.executable, "-c", program]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    loaded = {name.partition(".")[2] or "__init__" for name in ast.literal_eval(out)}
+    closure = keys._Closure([PACKAGE.parent], only="marginalia")
+    closure.start(PACKAGE / "worker.py", PACKAGE.parent)
+    assert loaded <= {path.stem for path in closure.files}
+    assert not {"runner", "plugin", "page", "keys"} & {path.stem for path in closure.files}
+
+
+def test_finding_the_device_imports_nothing_heavy() -> None:
+    program = "import sys; from marginalia import runner, keys; keys.device_kind()"
+    command = [sys.executable, "-c", f"{program}; assert 'torch' not in sys.modules"]
+    subprocess.run(command, check=True)
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_a_hidden_gpu_is_none(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert keys.device_kind() == "cpu"

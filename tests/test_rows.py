@@ -1,0 +1,686 @@
+"""The row grammar: what is a row, and that no byte of any file is lost."""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import io
+import sys
+import sysconfig
+import tokenize
+import warnings
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from marginalia.errors import SourceError
+from marginalia.rows import (
+    Row,
+    code_text,
+    is_script,
+    parse,
+    read_source,
+    split_lines,
+    symbols,
+    trailing_comments,
+)
+
+
+def check(text: str) -> list[Row]:
+    """Parse, and check what must hold for every file."""
+    rows, lines = parse(text), split_lines(text)
+    assert "".join(row.source for row in rows) == text
+    starts = [1, *(row.end + 1 for row in rows)]
+    assert [row.start for row in rows] == starts[:-1]
+    assert starts[-1] == len(lines) + 1
+    for row in rows:
+        assert row.prose or row.code or len(rows) == 1
+        assert (row.kind == "code") <= (not row.prose)
+        assert bool(row.code) == {"front": False, "wide": False}.get(row.kind, bool(row.code))
+        assert (row.kind == "doc") == bool(row.symbol)
+        assert row.code == "".join(lines[n - 1] for n in row.code_lines).removeprefix("\ufeff")
+        assert sorted(set(row.code_lines)) == list(row.code_lines)
+        assert all(row.start <= n <= row.end for n in row.code_lines)
+        if row.code:
+            assert lines[row.code_lines[0] - 1].strip()
+            assert lines[row.code_lines[-1] - 1].strip()
+    code, numbers = code_text(text)
+    assert code.count("\n") == len(numbers)
+    assert set(numbers) <= set(range(1, len(lines) + 1))
+    symbols(text)
+    trailing_comments(text)
+    return rows
+
+
+def cut(text: str) -> list[tuple[str, str, str]]:
+    """Each row's kind, prose and code, for a source that is indented in the test."""
+    text = dedent(text).removeprefix("\n")
+    return [(row.kind, row.prose, row.code) for row in check(text)]
+
+
+# Rows
+
+
+def test_a_touching_comment_is_beside_the_code_up_to_the_next_row() -> None:
+    source = """
+        a = 1
+
+        # Why
+        # it is two.
+        b = 2
+
+        c = 3
+        # And this.
+        d = 4
+        """
+    assert cut(source) == [
+        ("code", "", "a = 1\n"),
+        ("side", "Why\nit is two.", "b = 2\n\nc = 3\n"),
+        ("side", "And this.", "d = 4\n"),
+    ]
+
+
+def test_a_detached_comment_is_wide_at_any_depth() -> None:
+    source = """
+        # # Title
+
+        # Text
+
+        x = 1
+        def f():
+            a = 1
+            # Interlude
+
+            b = 2
+        # The end
+        """
+    assert cut(source) == [
+        ("wide", "# Title", ""),
+        ("wide", "Text", ""),
+        ("code", "", "x = 1\n"),
+        ("doc", "", "def f():\n    a = 1\n"),
+        ("wide", "Interlude", ""),
+        ("code", "", "    b = 2\n"),
+        ("wide", "The end", ""),
+    ]
+
+
+def test_comments_inside_brackets_are_rows() -> None:
+    source = """
+        x = [
+            # one
+            1,
+
+            # loose
+
+            # two
+            2,
+        ]
+        """
+    assert cut(source) == [
+        ("code", "", "x = [\n"),
+        ("side", "one", "    1,\n"),
+        ("wide", "loose", ""),
+        ("side", "two", "    2,\n]\n"),
+    ]
+
+
+def test_a_definition_pairs_with_its_docstring_and_its_comment() -> None:
+    source = '''
+        # About the class.
+        @decorate(
+            1
+        )
+        class C(B):
+            """
+            What it is.
+
+              Indented.
+            """
+
+            x = 1
+
+            async def f(self):  # [b c]
+                r"""How $\\pi$."""
+                return 1
+
+            y = 2
+        z = 3
+        '''
+    assert cut(source) == [
+        (
+            "doc",
+            "About the class.\n\nWhat it is.\n\n  Indented.",
+            "@decorate(\n    1\n)\nclass C(B):\n    x = 1\n",
+        ),
+        ("doc", "How $\\pi$.", "    async def f(self):  # [b c]\n        return 1\n"),
+        ("code", "", "    y = 2\n"),
+        ("code", "", "z = 3\n"),
+    ]
+    assert [row.symbol for row in parse(dedent(source))] == ["C", "C.f", "", ""]
+
+
+def test_code_goes_on_after_a_nested_function() -> None:
+    source = """
+        def outer():
+            def inner():
+                pass
+
+            # Why.
+            a = 1
+            def other(): return 2
+            return a
+        """
+    assert cut(source) == [
+        ("doc", "", "def outer():\n"),
+        ("doc", "", "    def inner():\n        pass\n"),
+        ("side", "Why.", "    a = 1\n"),
+        ("doc", "", "    def other(): return 2\n"),
+        ("code", "", "    return a\n"),
+    ]
+    names = [row.symbol for row in parse(dedent(source))]
+    assert names == ["outer", "outer.inner", "", "outer.other", ""]
+
+
+def test_comments_in_a_signature_and_its_decorators() -> None:
+    source = '''
+        @a
+        # between
+        @b
+        def f(
+            # the input
+            x,
+        ):
+            # before the docstring
+
+            """What it does."""
+            return x
+        '''
+    assert cut(source) == [
+        ("doc", "between\n\nbefore the docstring\n\nWhat it does.", "@a\n@b\ndef f(\n"),
+        ("side", "the input", "    x,\n):\n    return x\n"),
+    ]
+
+
+def test_definitions_in_branches() -> None:
+    source = """
+        if a:
+            def f(): pass
+        else:
+            # The other
+            def f(): pass
+        try:
+            class C: x = 1
+        except E:
+            pass
+        match x:
+            # a case
+            case [1, *_] if y:
+                def g(): ...
+            case _:
+                pass
+        """
+    assert cut(source) == [
+        ("code", "", "if a:\n"),
+        ("doc", "", "    def f(): pass\n"),
+        ("code", "", "else:\n"),
+        ("doc", "The other", "    def f(): pass\n"),
+        ("code", "", "try:\n"),
+        ("doc", "", "    class C: x = 1\n"),
+        ("code", "", "except E:\n    pass\nmatch x:\n"),
+        ("side", "a case", "    case [1, *_] if y:\n"),
+        ("doc", "", "        def g(): ...\n"),
+        ("code", "", "    case _:\n        pass\n"),
+    ]
+
+
+def test_the_module_docstring_is_the_front_with_its_yaml() -> None:
+    source = '''
+        #!/usr/bin/env python
+        # -*- coding: utf-8 -*-
+        # Copyright somebody
+        # and somebody else.
+        r"""
+        ---
+        title: A
+        ---
+
+        Text
+        """
+        import a
+        '''
+    assert cut(source) == [
+        ("code", "", "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n"),
+        ("wide", "Copyright somebody\nand somebody else.", ""),
+        ("front", "---\ntitle: A\n---\n\nText", ""),
+        ("code", "", "import a\n"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'def f(): """x"""\n',
+        'class C: "x"\n',
+        'def f():\n    """x"""; y = 1\n',
+        'def f(): \\\n    """x"""\n',
+        'def f():\n    ("x"\n     "y")\n',
+        'def f():\n    (\n"""x""")\n',
+        'def f():\n    f"""{x}"""\n',
+        'def f():\n    b"""x"""\n',
+        'def f():\n    """x""" + ""\n',
+        'def f():\n    x = 1\n    """y"""\n',
+        'def f():\n    """x""" \\\n\n',
+    ],
+)
+def test_a_string_that_shares_its_lines_or_is_no_docstring_stays_code(code: str) -> None:
+    assert cut(code) == [("doc", "", code.rstrip("\n") + "\n")]
+
+
+@pytest.mark.parametrize(
+    ("docstring", "prose"),
+    [
+        ('"one"', "one"),
+        ("'''one'''  # noqa: D400", "one"),
+        ("'''one'''  # two", "one\n\ntwo"),
+        ('U"é"', "é"),
+        ('r"\\pi"', "\\pi"),
+        ('"\\\\pi"', "\\pi"),
+        ('"one " \\\n  "two"', "one two"),
+        ('"""one\n\n    two\n      three\n    """', "one\n\ntwo\n  three"),
+        ('"""\n# not a comment\n"""', "# not a comment"),
+        ('""""""', ""),
+    ],
+)
+def test_the_prose_of_a_docstring_is_what_python_reads(docstring: str, prose: str) -> None:
+    assert cut(f"def f():\n    {docstring}\n    return 1\n") == [
+        ("doc", prose, "def f():\n    return 1\n")
+    ]
+
+
+def test_comment_marks() -> None:
+    source = """
+        #Close
+        #
+        #  - indented
+        #
+        #     code
+        #: documented
+        ## twice
+        #!not prose
+        x = "# no comment"  # trailing
+        """
+    prose = "Close\n\n - indented\n\n    code\ndocumented\ntwice"
+    code = '#!not prose\nx = "# no comment"  # trailing\n'
+    assert cut(source) == [("side", prose, code)]
+
+
+def test_bare_comments_separate() -> None:
+    source = """
+        # Text
+        #
+        a = 1
+        #
+        b = 2
+        #
+        #
+
+        c = 3
+        """
+    assert cut(source) == [
+        ("side", "Text", "a = 1\n"),
+        ("code", "", "b = 2\n"),
+        ("code", "", "c = 3\n"),
+    ]
+
+
+def test_a_change_of_depth_parts_two_comments() -> None:
+    source = """
+        if a:
+            b = 1
+            # last word
+        # first word
+        c = 2
+        """
+    assert cut(source) == [
+        ("code", "", "if a:\n    b = 1\n"),
+        ("wide", "last word", ""),
+        ("side", "first word", "c = 2\n"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "pragma",
+    [
+        "# type: ignore",
+        "# noqa",
+        "# noqa: E501",
+        "#noqa",
+        "# fmt: off",
+        "# ruff: noqa",
+        "# pylint: disable=all",
+        "# mypy: ignore-errors",
+        "# pragma: no cover",
+        "# isort: skip_file",
+        "# vim: set ts=4",
+    ],
+)
+def test_pragmas_are_code(pragma: str) -> None:
+    source = f"# Why\n{pragma}\nx = 1\n# About f\n{pragma}\ndef f(): pass\n"
+    assert cut(source) == [
+        ("side", "Why", f"{pragma}\nx = 1\n"),
+        ("doc", "About f", f"{pragma}\ndef f(): pass\n"),
+    ]
+
+
+@pytest.mark.parametrize("comment", ["# typed", "# noqab", "# pragmatic", "# formats: a", "# vi"])
+def test_words_like_pragmas_are_prose(comment: str) -> None:
+    assert cut(f"{comment}\nx = 1\n") == [("side", comment[2:], "x = 1\n")]
+
+
+def test_percent_script() -> None:
+    source = '''
+        # ---
+        # jupyter:
+        #   jupytext:
+        #     formats: py:percent
+        # ---
+
+        # %% [markdown]
+        # # Title
+        #
+        # Text
+        # %%
+        # %matplotlib inline
+        import a
+        # %% A title {"tags": []}
+        # why
+        b = 1
+
+        # %% [markdown]
+        """
+        *Text* in a string
+        """
+
+        # %% [markdown]
+        # touching
+        c = 2
+        '''
+    assert cut(source) == [
+        ("wide", "# Title\n\nText", ""),
+        ("code", "", "# %matplotlib inline\nimport a\n"),
+        ("side", "why", "b = 1\n"),
+        ("wide", "*Text* in a string", ""),
+        ("wide", "touching", ""),
+        ("code", "", "c = 2\n"),
+    ]
+    assert is_script(dedent(source))
+
+
+def test_light_script() -> None:
+    source = """
+        # + [markdown]
+        # Text
+        # -
+
+        # + {"tags": ["x"]}
+        a = 1
+
+        b = 2
+        # -
+
+        c = 3
+        # +
+        d = 4
+        """
+    assert cut(source) == [
+        ("wide", "Text", ""),
+        ("code", "", "a = 1\n\nb = 2\n"),
+        ("code", "", "c = 3\n"),
+        ("code", "", "d = 4\n"),
+    ]
+    assert not is_script(dedent(source))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# %%\nx = 1\n", True),
+        ("#%%\n", True),
+        ("# %% [markdown]\n# x\n", True),
+        ("# In[3]:\nx = 1\n", True),
+        ("# -*- coding: utf-8 -*-\n# ---\n# jupyter:\n#   a: 1\n# ---\n", True),
+        ("# ---\n# title: a\n# ---\n", False),
+        ("'''\n# %%\n'''\n", False),
+        ("x = 1  # %%\n", False),
+        ("# %%time\nx = 1\n", False),
+        ("# 100 %% of it\n", False),
+        ("# %%\nx = (\n", False),
+        ("", False),
+    ],
+)
+def test_is_script(text: str, expected: bool) -> None:
+    assert is_script(text) is expected
+
+
+def test_a_banner_is_no_notebook_header() -> None:
+    assert cut("# ---\n# A title\n# ---\nx = 1\n") == [("side", "---\nA title\n---", "x = 1\n")]
+
+
+@pytest.mark.parametrize("text", ["\n", "  \n\f\n", "# %%\n", "\ufeff", "#\n\n#\n", "''\n"])
+def test_a_file_with_nothing_to_show_is_one_row(text: str) -> None:
+    assert [(row.kind, row.prose, row.code, row.source) for row in check(text)] in (
+        [("code", "", "", text)],
+        [("front", "", "", text)],
+    )
+
+
+def test_an_empty_file_has_no_rows() -> None:
+    assert check("") == []
+
+
+def test_blank_lines_belong_to_the_row_above_but_not_to_its_code() -> None:
+    rows = check("\n\n# Why\n\fx = 1\n\n  \n\n# More\ny = 2\n\n")
+    assert [(row.start, row.end, row.code_lines) for row in rows] == [
+        (1, 7, (4,)),
+        (8, 10, (9,)),
+    ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends(end: str) -> None:
+    text = f'"""Front"""{end}# Why{end}x = """{end}# text{end}{end}"""{end}# End'
+    rows = check(text)
+    assert [(row.kind, row.prose) for row in rows] == [
+        ("front", "Front"),
+        ("side", "Why"),
+        ("wide", "End"),
+    ]
+    assert rows[1].code == f'x = """{end}# text{end}{end}"""{end}'
+    assert code_text(text) == (code_text(text.replace(end, "\n"))[0], (3, 4, 5, 6))
+
+
+@pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x1c", "\x1d", "\x85", "\u2028", "\u2029"])
+def test_only_line_ends_end_lines(character: str) -> None:
+    text = f"# a{character}b\nx = 'a{character}b'\n# c\ny = 1\n"
+    assert split_lines(text) == text.splitlines(keepends=True) or len(split_lines(text)) == 4
+    assert [(row.start, row.prose) for row in check(text)] == [(1, f"a{character}b"), (3, "c")]
+
+
+def test_a_backslash_joins_lines() -> None:
+    assert cut("x = 1 \\\n# not alone\ny = 2\n") == [
+        ("code", "", "x = 1 \\\n# not alone\ny = 2\n"),
+    ]
+    assert cut("# ends in \\\n# one\ny = 2\n") == [("side", "ends in \\\none", "y = 2\n")]
+
+
+def test_format_strings() -> None:
+    source = """
+        # Why
+        x = f"{a!r:>{width}} # {f'{b}'} {{"
+        # More
+        y = f'''{
+        a}
+        # text
+
+        '''
+        """
+    assert cut(source) == [
+        ("side", "Why", "x = f\"{a!r:>{width}} # {f'{b}'} {{\"\n"),
+        ("side", "More", "y = f'''{\na}\n# text\n\n'''\n"),
+    ]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is new in Python 3.12")
+def test_a_comment_in_a_format_string_is_code() -> None:
+    source = 'x = f"""{\n# inner\na = }"""\ny = f"{f"{1}" # c\n}"\ntype T[A] = list[A]\n'
+    assert cut(source) == [("code", "", source)]
+    assert code_text(source)[0] == source
+    assert [symbol.name for symbol in symbols(source)] == ["x", "y", "T"]
+
+
+def test_a_long_chain_of_branches() -> None:
+    branches = "".join(f"elif a == {n}:\n    # case {n}\n    b = {n}\n" for n in range(400))
+    assert len(check(f"if a:\n    pass\n{branches}")) == 401
+
+
+# Any file
+
+
+def stdlib(shard: int, shards: int) -> list[Path]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = [path for path in sorted(root.rglob("*.py")) if "site-packages" not in path.parts]
+    return files[shard::shards]
+
+
+@pytest.mark.parametrize("shard", range(4))
+def test_the_standard_library_is_lossless(shard: int) -> None:
+    files = stdlib(shard, 4)
+    assert files
+    for path in files:
+        try:
+            text = read_source(path)
+            check(text)
+        except SourceError:
+            with pytest.raises((SyntaxError, ValueError)):
+                ast.parse(path.read_bytes())
+            continue
+        data = path.read_bytes()
+        marked = data.startswith(codecs.BOM_UTF8)
+        encoding = "utf-8" if marked else tokenize.detect_encoding(io.BytesIO(data).readline)[0]
+        assert text.encode(encoding) == data
+
+
+COMMENTS = st.sampled_from(
+    ["# why", "#", "# %%", "# %% [markdown]", "# +", "# -", "#: x", "# noqa", "# ## H", "#\\"]
+)
+SIMPLE = st.sampled_from(
+    [
+        "x = 1",
+        "x = [\n# in\n1,\n\n  # loose\n\n2]",
+        "pass  # c",
+        "f'''{x}\n# no\n\n'''",
+        "y = '''\n  # no\n'''  # yes",
+        "x = 1; y = 2",
+        "x = \\\n  1",
+        "x = '\\\n'",
+        '"""text\n# no\n"""',
+        "z = 'é\u2028'  # ö\u2028",
+    ]
+)
+HEADERS = st.sampled_from(
+    [
+        "def f():",
+        "@d\n# c\n@e(\n1)\ndef f(a,\n# p\nb):",
+        "class C(B):  # c",
+        "async def g(): # g",
+        "if x:",
+        "for x in y:",
+        "try:",
+        "with a as b:",
+        "while x: # w",
+    ]
+)
+DOCSTRINGS = st.sampled_from(['"""d"""', "'''\n  d\n\n  e'''", '"d" \\\n  "e"', '("d")', '"d"; x'])
+
+
+@st.composite
+def blocks(draw: st.DrawFn, depth: int = 0) -> str:
+    """The lines of a block, indented by its depth."""
+    indent = draw(st.sampled_from([" ", "\t", "    "])) if depth else ""
+    parts: list[str] = []
+
+    def add(text: str) -> None:
+        parts.append(text)
+
+    if draw(st.booleans()):
+        add(draw(COMMENTS))
+    if draw(st.integers(0, 2)) == 0:
+        add(draw(DOCSTRINGS))
+    for _ in range(draw(st.integers(0, 4))):
+        kind = draw(st.integers(0, 5))
+        if kind == 0:
+            add("")
+        elif kind == 1:
+            add(draw(COMMENTS))
+        elif kind == 2 and depth < 3:
+            header = draw(HEADERS)
+            add(header)
+            add(draw(blocks(depth + 1)))
+            if header == "try:":
+                add("finally: pass")
+        elif kind == 3:
+            add(draw(st.sampled_from(["\f", "  ", "\t"])))
+        else:
+            add(draw(SIMPLE))
+    add(draw(SIMPLE))
+    return indented("\n".join(parts), indent)
+
+
+def indented(text: str, indent: str) -> str:
+    """Indent the lines that are no inside of a string."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    inside: set[int] = set()
+    try:
+        for found in tokens:
+            if found.type == tokenize.STRING:
+                inside.update(range(found.start[0] + 1, found.end[0] + 1))
+    except (tokenize.TokenError, IndentationError):
+        pass
+    lines = text.split("\n")
+    return "\n".join(
+        line if number in inside or not line.strip() else indent + line
+        for number, line in enumerate(lines, 1)
+    )
+
+
+def python_parses(text: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            ast.parse(text.removeprefix("\ufeff"))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return True
+
+
+@settings(max_examples=150, deadline=None)
+@given(blocks(), st.sampled_from(["\n", "\r\n", "\r"]), st.booleans(), st.sampled_from(["", "\n"]))
+def test_generated_sources_are_lossless(text: str, end: str, mark: bool, last: str) -> None:
+    source = ("\ufeff" if mark else "") + (text + last).replace("\n", end)
+    if python_parses(source):
+        check(source)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="#'\"\\\r\n\f\t :()x=1fé\u2028\ufeff;@%+-", max_size=40))
+def test_any_text_parses_or_is_refused_with_its_place(text: str) -> None:
+    if python_parses(text):
+        check(text)
+    else:
+        with pytest.raises(SourceError) as error:
+            parse(text)
+        assert 1 <= error.value.line <= len(split_lines(text)) + 1
+        assert error.value.column >= 1

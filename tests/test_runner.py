@@ -1,0 +1,527 @@
+"""Demos run in processes of their own, when their inputs changed and only then. Real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+from marginalia import isolation
+from marginalia.demo import Result
+from marginalia.runner import Job, Ran, key, run_all, run_isolated
+from marginalia.store import Store
+
+HELLO = "def demo():\n    print('hello')\n"
+
+
+def write(root: Path, **pages: str) -> None:
+    """Write modules; the code is cleaned of indentation."""
+    for name, text in pages.items():
+        (root / f"{name}.py").write_text(textwrap.dedent(text).lstrip("\n"), encoding="utf-8")
+
+
+def demo(code: str) -> str:
+    """A module whose demo is `code`; its first line is line 2."""
+    return "def demo():\n" + textwrap.indent(textwrap.dedent(code).strip("\n"), "    ") + "\n"
+
+
+def run(root: Path, code: str, **options: Any) -> Result:
+    """Run some code as a demo."""
+    write(root, page=demo(code))
+    return run_isolated(Job(root / "page.py", root, **options))
+
+
+def printed(result: Result) -> str:
+    assert result.ok, result.error
+    return "".join(o.data["text/plain"] for o in result.outputs if o.kind == "stdout").strip()
+
+
+def build(root: Path, store: Store, *names: str, workers: int = 2, **options: Any) -> list[Ran]:
+    pages = sorted(root.glob("*.py")) if not names else [root / f"{name}.py" for name in names]
+    return run_all([Job(page, root) for page in pages], store=store, workers=workers, **options)
+
+
+def statuses(rans: list[Ran]) -> dict[str, str]:
+    return {ran.job.path.stem: ran.status for ran in rans}
+
+
+def content(result: Result) -> str:
+    """All that a page shows of a result except how long it took and what memory."""
+    data = result.to_json()
+    for name in ("seconds", "peak_mb"):
+        data.pop(name)
+    return json.dumps(data)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = (tmp_path / "papers").resolve()
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+# What runs again
+
+
+PAGE = '''
+"""A page."""
+
+import torch
+import warnings
+
+
+def double(x):
+    """Twice as much."""
+    # The sum, not the product.
+    y = x + x
+    return y
+
+
+def demo():
+    """Everything that has a line number."""
+    x = torch.ones(2, 3)
+    print("first")
+
+    # Prose.
+    assert double(x).shape == (
+        2,
+        3,
+    )  # Table 1
+    warnings.warn("careful")
+    print("last")
+'''
+
+
+def moved(text: str) -> str:
+    """The same code among other prose: every line number changes."""
+    text = text.replace('"""A page."""', '"""A page.\n\nWith more prose.\n"""\n# And a comment.')
+    text = text.replace("# The sum, not the product.", "# The\n    # sum.\n")
+    text = text.replace("    # Prose.\n", "")
+    return text.replace("# Table 1", "# Table 2, as corrected")
+
+
+def test_a_page_runs_once(root: Path, store: Store) -> None:
+    write(root, a=HELLO, b=PAGE)
+    first = build(root, store)
+    second = build(root, store)
+    assert statuses(first) == {"a": "ran", "b": "ran"}
+    assert statuses(second) == {"a": "cached", "b": "cached"}
+    assert [ran.result for ran in first] == [ran.result for ran in second]
+    assert [ran.job for ran in first] == [ran.job for ran in second]
+
+
+def test_prose_runs_nothing_and_the_result_is_that_of_a_run(root: Path, store: Store) -> None:
+    write(root, page=PAGE)
+    (before,) = build(root, store)
+    write(root, page=moved(PAGE))
+    (kept,) = build(root, store)
+    fresh = run_isolated(kept.job)
+    assert kept.status == "cached"
+    assert kept.result.outputs
+    assert kept.result.shapes
+    assert kept.result.claims[0].source == "Table 2, as corrected"
+    assert content(kept.result) == content(fresh)
+    assert content(kept.result) != content(before.result)
+
+
+def test_a_helper_runs_exactly_the_pages_that_reach_it(root: Path, store: Store) -> None:
+    write(root, helper="def f():\n    return 1\n", middle="from helper import f\n")
+    write(
+        root,
+        direct=f"import helper\n\n\n{demo('print(helper.f())')}",
+        indirect=f"import middle\n\n\n{demo('print(middle.f())')}",
+        inside=demo("from helper import f\nprint(f())"),
+        other=HELLO,
+    )
+    names = ("direct", "indirect", "inside", "other")
+    build(root, store, *names)
+    write(root, helper="# Why two.\ndef f():\n    return 1\n", unrelated="x = 1\n")
+    assert set(statuses(build(root, store, *names)).values()) == {"cached"}
+    write(root, helper="def f():\n    return 2\n")
+    rans = build(root, store, *names)
+    users = {"direct": "ran", "indirect": "ran", "inside": "ran", "other": "cached"}
+    assert statuses(rans) == users
+    assert [printed(ran.result) for ran in rans] == ["2", "2", "2", "hello"]
+
+
+def test_a_data_file_is_an_input(root: Path, store: Store) -> None:
+    data = root / "data.csv"
+    data.write_text("1")
+    reads = "from pathlib import Path\nprint(Path(__file__).with_name('data.csv').read_text())"
+    write(root, page=demo(reads), other=HELLO)
+    build(root, store)
+    assert statuses(build(root, store)) == {"page": "cached", "other": "cached"}
+    data.write_text("2")
+    rans = build(root, store)
+    assert statuses(rans) == {"page": "ran", "other": "cached"}
+    assert printed(rans[1].result) == "2"
+    data.unlink()
+    assert statuses(build(root, store)) == {"page": "failed", "other": "cached"}
+
+
+def test_a_module_imported_by_a_computed_name_is_an_input(root: Path, store: Store) -> None:
+    write(
+        root,
+        page=demo("import importlib\nprint(importlib.import_module('hid' + 'den').x)"),
+        hidden="x = 1\n",
+    )
+    build(root, store, "page")
+    assert statuses(build(root, store, "page")) == {"page": "cached"}
+    write(root, hidden="x = 2\n")
+    (ran,) = build(root, store, "page")
+    assert printed(ran.result) == "2"
+
+
+def test_failures_are_never_kept(root: Path, store: Store) -> None:
+    write(root, page=demo("assert 1 + 1 == 3"))
+    for _ in range(2):
+        (ran,) = build(root, store)
+        assert ran.status == "failed"
+        assert ran.result.error is not None
+        assert (ran.result.error.type, ran.result.error.line) == ("AssertionError", 2)
+
+
+def test_what_changes_while_it_runs_is_not_kept(root: Path, store: Store) -> None:
+    grows = "from pathlib import Path\npath = Path(__file__).with_name('helper.py')\n"
+    write(root, page=demo(f"{grows}path.write_text('x = 2')\nprint('ok')"), helper="x = 1\n")
+    text = (root / "page.py").read_text()
+    (root / "page.py").write_text(f"import helper\n{text}")
+    assert statuses(build(root, store, "page")) == {"page": "ran"}
+    write(root, helper="x = 1\n")
+    assert statuses(build(root, store, "page")) == {"page": "ran"}
+
+
+def test_a_damaged_store_runs_again(root: Path, store: Store) -> None:
+    write(root, a=HELLO, b=PAGE)
+    first = build(root, store)
+    for path in store.folder.rglob("*.json"):
+        path.write_bytes(path.read_bytes()[:-20])
+    second = build(root, store)
+    assert statuses(second) == {"a": "ran", "b": "ran"}
+    assert [content(ran.result) for ran in first] == [content(ran.result) for ran in second]
+    assert statuses(build(root, store)) == {"a": "cached", "b": "cached"}
+
+
+def test_options_have_keys_of_their_own(root: Path) -> None:
+    write(root, page=HELLO)
+    page = root / "page.py"
+    base = key(Job(page, root))
+    assert key(Job(page, root, timeout=1)) == base
+    assert key(Job(page, root, seed=1)) != base
+    assert key(Job(page, root, shapes=False)) != base
+
+
+# Many
+
+
+def test_one_worker_or_two_give_the_same(root: Path, tmp_path: Path) -> None:
+    random = "import torch\nprint(torch.rand(2), hash('x'), set('abcdef'))"
+    write(root, a=PAGE, b=demo(random), c=demo("1 / 0"), d=demo("import os\nos._exit(1)"))
+    one, two = (build(root, Store(tmp_path / str(n)), workers=n) for n in (1, 2))
+    assert [content(ran.result) for ran in one] == [content(ran.result) for ran in two]
+    assert [ran.status for ran in one] == ["ran", "ran", "failed", "failed"]
+
+
+def test_progress_counts_every_job(root: Path, store: Store) -> None:
+    write(root, a=HELLO, b=HELLO, c=demo("1 / 0"))
+    build(root, store, "a")
+    seen: list[tuple[str, str, int, int]] = []
+    build(
+        root,
+        store,
+        progress=lambda ran, done, total: seen.append((ran.job.path.stem, ran.status, done, total)),
+    )
+    assert seen[0] == ("a", "cached", 1, 3)
+    assert {(name, status) for name, status, _, _ in seen[1:]} == {("b", "ran"), ("c", "failed")}
+    assert [done for _, _, done, _ in seen] == [1, 2, 3]
+
+
+def test_the_longest_starts_first(root: Path, store: Store) -> None:
+    write(root, a=demo("pass"), b=demo("import time\ntime.sleep(0.3)"))
+    build(root, store)
+    for page in root.glob("*.py"):
+        page.write_text(page.read_text() + "\nx = 1\n")
+    order: list[str] = []
+    build(root, store, workers=1, progress=lambda ran, *_: order.append(ran.job.path.stem))
+    assert order == ["b", "a"]
+
+
+def test_no_jobs(store: Store) -> None:
+    assert run_all([], store=store, workers=2) == []
+
+
+@pytest.fixture(params=["threads", "processes"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    with (
+        ThreadPoolExecutor(2)
+        if request.param == "threads"
+        else ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool
+    ):
+        yield pool
+
+
+def test_any_executor(root: Path, tmp_path: Path, executor: Executor) -> None:
+    write(root, a=PAGE, b=demo("import os\nos._exit(1)"))
+    ours = build(root, Store(tmp_path / "ours"))
+    theirs = build(root, Store(tmp_path / "theirs"), executor=executor)
+    assert [content(ran.result) for ran in ours] == [content(ran.result) for ran in theirs]
+    assert [ran.status for ran in theirs] == ["ran", "failed"]
+
+
+class Breaks(Executor):
+    """Loses what it is given, as a cluster does whose workers die."""
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(ConnectionError("the worker is gone"))
+        return future
+
+
+def test_a_job_that_an_executor_loses_is_a_failed_page(root: Path, store: Store) -> None:
+    write(root, page=HELLO)
+    (ran,) = build(root, store, executor=Breaks())
+    assert ran.status == "failed"
+    assert ran.result.error is not None
+    assert ran.result.error.message == "the worker is gone"
+
+
+# Demos that do harm
+
+
+HARM = {
+    "segfault": ("import ctypes\nctypes.string_at(0)", "Crash", 3, "SIGSEGV"),
+    "exit": ("import os\nos._exit(3)", "Exit", 0, "status 3"),
+    "exit as if all were well": ("import os\nos._exit(0)", "Exit", 0, "status 0"),
+    "sys.exit": ("import sys\nsys.exit('enough')", "SystemExit", 3, "enough"),
+    "killed": ("import os\nos.kill(os.getpid(), 9)", "Crash", 0, "SIGKILL"),
+    "kills its parent": ("import os\nos.kill(os.getppid(), 9)\nos.read(0, 1)", "Lost", 0, "guard"),
+    "kills its group": ("import os\nos.killpg(0, 9)", "Crash", 0, "SIGKILL"),
+    "closes everything": ("import os\nos.closerange(0, 99)\n1 / 0", "ZeroDivisionError", 4, ""),
+    "hangs": ("import time\ntime.sleep(99)", "TimeLimit", 3, "2 s"),
+    "will not be told": (
+        "import signal, time\n"
+        "for n in {*signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:\n"
+        "    signal.signal(n, signal.SIG_IGN)\n"
+        "time.sleep(99)",
+        "TimeLimit",
+        0,
+        "2 s",
+    ),
+    "stops itself": ("import os, signal\nos.kill(0, signal.SIGSTOP)", "TimeLimit", 0, "2 s"),
+    "says too much": ("print('x' * 3_000_000)", "OutputLimit", 0, "limit is 1 MB"),
+    "asks": ("input('name: ')", "EOFError", 2, ""),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_harm_is_a_failed_result(root: Path, harm: str) -> None:
+    code, kind, line, says = HARM[harm]
+    result = run(root, code, timeout=2, max_bytes=2**20)
+    assert not result.ok
+    assert result.error is not None
+    assert (result.error.type, result.error.line) == (kind, line)
+    assert says in result.error.message
+    if line:
+        assert result.error.frames[-1]["line"] == line
+        assert result.error.frames[-1]["function"] == "demo"
+    assert printed(run(root, "print('well')")) == "well"
+
+
+def test_a_crash_inside_a_function_has_its_frames(root: Path) -> None:
+    write(root, page="import ctypes\n\n\ndef f():\n    ctypes.string_at(0)\n" + demo("f()"))
+    error = run_isolated(Job(root / "page.py", root)).error
+    assert error is not None
+    assert error.frames[-2:] == [
+        {"line": 7, "function": "demo", "text": "f()"},
+        {"line": 5, "function": "f", "text": "ctypes.string_at(0)"},
+    ]
+
+
+KIN = """
+import os, subprocess, sys, time
+pids = [os.getpid()]
+pids.append(subprocess.Popen(["sleep", "1000"]).pid)
+pids.append(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
+read, wrote = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:  # an orphan in a session of its own
+        os.write(wrote, str(os.getpid()).encode())
+        time.sleep(1000)
+    os._exit(0)
+pids.append(int(os.read(read, 99)))
+open(FILE, "w").write(" ".join(map(str, pids)))
+"""
+
+
+@pytest.mark.parametrize("end", ["pass", "time.sleep(1000)", "os._exit(1)", "os.abort()"])
+def test_nothing_stays_behind(root: Path, tmp_path: Path, end: str) -> None:
+    pids = tmp_path / "pids"
+    run(root, f"FILE = {str(pids)!r}\n{KIN}\n{end}", timeout=2)
+    found = [int(pid) for pid in pids.read_text().split()]
+    assert len(found) == 4
+    assert not [pid for pid in found if alive(pid)]
+
+
+def test_the_scratch_folder_goes(root: Path) -> None:
+    writes = "import os, tempfile\nopen('x', 'w').close()\nopen(tempfile.mkstemp()[1]).close()\n"
+    folder = Path(printed(run(root, f"{writes}print(os.getcwd())")))
+    assert not folder.exists()
+    folder = Path(printed(run(root, "import os\nprint(os.getcwd())\nos.chmod('.', 0)")))
+    assert not folder.exists()
+
+
+def test_the_server_may_be_killed(root: Path, store: Store) -> None:
+    kills = """
+        import os, signal
+        from pathlib import Path
+        guard = Path(f"/proc/{os.getppid()}/stat").read_text()
+        os.kill(int(guard.rpartition(")")[2].split()[1]), signal.SIGKILL)
+        print("done")
+    """
+    write(root, a=demo("import time\ntime.sleep(1)\nprint('well')"), b=demo(kills), c=HELLO)
+    rans = build(root, store, workers=2)
+    assert [printed(ran.result) for ran in rans] == ["well", "done", "hello"]
+
+
+# What a demo finds
+
+
+def test_a_demo_starts_warm_and_alone(root: Path) -> None:
+    """Torch is there, with one thread; nothing of the project, nothing of the builder."""
+    write(root, helper="print('imported')\n")
+    finds = """
+        import sys, os
+        print("torch" in sys.modules, "matplotlib.pyplot" in sys.modules, "helper" in sys.modules)
+        print(len(os.listdir("/proc/self/task")), "pytest" in sys.modules, sys.argv == [__file__])
+        import torch
+        print(torch.get_num_threads(), torch.cuda.is_initialized(), os.listdir())
+    """
+    found = printed(run(root, finds)).split()
+    assert found == ["True", "True", "False", "1", "False", "True", "1", "False", "[]"]
+
+
+def test_demos_share_nothing(root: Path) -> None:
+    leaves = """
+        import builtins, os, sys, torch
+        print(hasattr(builtins, "left"), os.environ.get("LEFT"), torch.get_default_dtype())
+        builtins.left = os.environ["LEFT"] = "here"
+        torch.set_default_dtype(torch.float64)
+    """
+    assert printed(run(root, leaves)) == printed(run(root, leaves)) == "False None torch.float32"
+
+
+def test_the_environment_is_set_for_demos_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    isolation._server.close()
+    before = dict(os.environ)
+    says = "import os\nprint(os.environ['OMP_NUM_THREADS'], __debug__, os.environ['MPLBACKEND'])"
+    assert printed(run(root, says)) == "1 True agg"
+    assert dict(os.environ) == before
+    isolation._server.close()
+
+
+def test_a_builder_without_a_main_guard(root: Path, tmp_path: Path) -> None:
+    """Its module is not imported in the demo's process, nor anywhere else."""
+    write(root, page=HELLO)
+    write(
+        tmp_path,
+        builder=f"""
+        print("builder")
+        from pathlib import Path
+        from marginalia.runner import Job, run_isolated
+        root = Path({str(root)!r})
+        print(run_isolated(Job(root / "page.py", root)).ok)
+        """,
+    )
+    command = [sys.executable, str(tmp_path / "builder.py")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (["builder", "True"], "")
+
+
+def test_a_fresh_interpreter_gives_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on systems without fork."""
+    write(root, page=PAGE, crash=demo("import ctypes\nctypes.string_at(0)"))
+    jobs = [Job(root / "page.py", root), Job(root / "crash.py", root)]
+    forked = [run_isolated(job) for job in jobs]
+    monkeypatch.setattr(isolation._server, "usable", False)
+    monkeypatch.setattr(isolation, "FRESH_START", 20.0)
+    assert [content(run_isolated(job)) for job in jobs] == [content(r) for r in forked]
+
+
+# Builders that end early
+
+
+BUILDER = """
+import sys
+from pathlib import Path
+from marginalia.runner import Job, run_all
+from marginalia.store import Store
+
+root = Path(sys.argv[1])
+jobs = [Job(page, root, timeout=1000) for page in sorted(root.glob("*.py"))]
+
+
+def say(ran, done, total):
+    print(ran.status, flush=True)
+
+
+run_all(jobs, store=Store(Path(sys.argv[2])), workers=2, progress=say)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_build_goes_on_later(
+    root: Path, tmp_path: Path, store: Store, end: signal.Signals
+) -> None:
+    pid = tmp_path / "pid"
+    hangs = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(1000)"
+    write(root, a=HELLO, b=demo(hangs), c=HELLO + "\nx = 1\n")
+    write(tmp_path, builder=BUILDER)
+    command = [sys.executable, str(tmp_path / "builder.py"), str(root), str(store.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as builder:
+        assert builder.stdout is not None
+        assert [builder.stdout.readline() for _ in range(2)] == [b"ran\n", b"ran\n"]
+        assert wait_for(lambda: pid.is_file() and pid.read_text())
+        demo_pid = int(pid.read_text())
+        assert alive(demo_pid)
+        builder.send_signal(end)
+        builder.communicate(timeout=30)
+    assert builder.returncode != 0
+    assert wait_for(lambda: not alive(demo_pid))
+    write(root, b=HELLO)
+    assert statuses(build(root, store)) == {"a": "cached", "b": "ran", "c": "cached"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,21 @@ def test_the_capture_code_is_an_input() -> None:
     closure.start(PACKAGE / "worker.py", PACKAGE.parent)
     assert loaded <= {path.stem for path in closure.files}
     assert not {"runner", "plugin", "page", "keys"} & {path.stem for path in closure.files}
+
+
+def test_what_was_found_in_sources_can_be_kept() -> None:
+    text = "from ..a.b import c, d\nimport e\n\n# Prose.\nx = 1\n"
+    first, second = keys.Memory(), keys.Memory()
+    first.of("not used again\n")
+    found = first.of(text)
+    assert found.lines == (1, 2, 5)
+    second.recall(json.loads(json.dumps(first.to_keep())))
+    assert second.of(text) == found
+    assert second.to_keep() is None
+    second.of("y = 1\n")
+    kept = second.to_keep()
+    assert kept is not None
+    assert len(kept) == 2
 
 
 def test_finding_the_device_imports_nothing_heavy() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import codecs
 import io
+import json
 import sys
 import sysconfig
 import tokenize
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -544,6 +546,290 @@ def test_a_comment_in_a_format_string_is_code() -> None:
 def test_a_long_chain_of_branches() -> None:
     branches = "".join(f"elif a == {n}:\n    # case {n}\n    b = {n}\n" for n in range(400))
     assert len(check(f"if a:\n    pass\n{branches}")) == 401
+
+
+# Other views
+
+
+def test_symbols_in_order_with_their_places() -> None:
+    source = """
+        A: int = 1
+        B, (C, *D) = x
+        if t:
+            @é(lambda: 0)
+            async  def f(a):
+                inner = 1
+                def g(): ...
+        else:
+            def f(): ...
+        @(
+            d
+        )
+        class K(f):
+            '''Doc
+
+            more'''
+            E = F = 1
+            class L:
+                def m(self): 'x'
+            self.x = 1
+        é = 'é'; G = 2; A = 3
+        A += 1
+        for H in x: I = 1
+        """
+    text = dedent(source).removeprefix("\n")
+    found = symbols(text)
+    lines = text.splitlines()
+    for symbol in found:
+        assert lines[symbol.line - 1][symbol.column :].startswith(symbol.name.split(".")[-1])
+    assert [(s.name, s.kind, s.start, s.end, s.line) for s in found] == [
+        ("A", "variable", 1, 1, 1),
+        ("B", "variable", 2, 2, 2),
+        ("C", "variable", 2, 2, 2),
+        ("D", "variable", 2, 2, 2),
+        ("f", "function", 4, 7, 5),
+        ("f", "function", 9, 9, 9),
+        ("K", "class", 10, 20, 13),
+        ("K.E", "variable", 17, 17, 17),
+        ("K.F", "variable", 17, 17, 17),
+        ("K.L", "class", 18, 19, 18),
+        ("K.L.m", "function", 19, 19, 19),
+        ("é", "variable", 21, 21, 21),
+        ("G", "variable", 21, 21, 21),
+        ("I", "variable", 23, 23, 23),
+    ]
+    assert {s.name: s.docstring for s in found if s.docstring} == {"K": "Doc\n\nmore", "K.L.m": "x"}
+
+
+def test_the_name_may_stand_below_its_keyword() -> None:
+    (symbol,) = symbols("async \\\n def \\\n  f(): pass\n")
+    assert (symbol.start, symbol.line, symbol.column) == (1, 3, 2)
+
+
+def test_trailing_comments() -> None:
+    source = "# own\nx = '#'  #  [b c] \ny = [\n    # own\n    1,  #: Eq. 2\n]\n'''\n# text''' #end"
+    assert trailing_comments(source) == {2: "[b c]", 5: "Eq. 2", 8: "end"}
+
+
+CODE = '''#!/usr/bin/env python
+"""Front."""
+
+import a  # why
+
+# Comment
+@b
+class C:
+    """Doc
+
+    # more
+    """
+
+    def f(self): "doc"; return """x
+
+  # y
+  """  # end
+
+    x = [1,
+         # two
+         2]
+'''
+
+
+def test_code_text() -> None:
+    code, lines = code_text(CODE)
+    assert code.splitlines() == [
+        "import a",
+        "@b",
+        "class C:",
+        '    def f(self): ; return """x',
+        "",
+        "  # y",
+        '  """',
+        "    x = [1,",
+        "         2]",
+    ]
+    assert lines == (4, 7, 8, 14, 15, 16, 17, 19, 21)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# why", "# because"),
+        ("  # why", ""),
+        ("# Comment\n", ""),
+        ("# Comment", "\n\n# %%\n\n# Other\n# comment"),
+        ("Front.", "---\ntitle: x\n---\n"),
+        ('"""Front."""\n', ""),
+        ("# more", "less"),
+        ('"doc"', "r'''Doc'''"),
+        ("# two", "# 2"),
+        ("         # two\n", "\n"),
+        ("\n", "\r\n"),
+        ("#!/usr/bin/env python", "\ufeff# noqa"),
+        ("class C:", "class C:   "),
+    ],
+)
+def test_prose_is_no_part_of_the_code(old: str, new: str) -> None:
+    assert old in CODE
+    assert code_text(CODE.replace(old, new))[0] == code_text(CODE)[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("import a", "import  a"),
+        ("@b\n", ""),
+        ("    x =", "    x  ="),
+        ("# y", "# z"),
+        ("x\n\n  #", "x\n  #"),
+        ("x\n\n  #", "x \n\n  #"),
+        ('y\n  """', 'y\n   """'),
+        ('"doc"', 'b"doc"'),
+        ("2]", "3]"),
+    ],
+)
+def test_every_change_of_code_counts(old: str, new: str) -> None:
+    assert old in CODE
+    assert code_text(CODE.replace(old, new))[0] != code_text(CODE)[0]
+
+
+def test_code_that_reads_its_docstrings_keeps_them() -> None:
+    source = '"""A\n\nB"""\n# c\nprint(__doc__)  # d\n'
+    assert code_text(source) == ('"""A\n\nB"""\nprint(__doc__)\n', (1, 2, 3, 5))
+    source = "# c\n\nprint(inspect.getsource(f))  # d\n"
+    assert code_text(source) == (source, (1, 2, 3))
+    assert code_text("'__doc__'\nx = 1  # __doc__ getsource\n") == ("x = 1\n", (2,))
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        (b"", "utf-8"),
+        (b"\xef\xbb\xbfx = '\xc3\xa9'\r\ny = 1\r", "utf-8"),
+        (b"\xef\xbb\xbf# coding: utf-8\nx = '\xc3\xa9'", "utf-8"),
+        (b"# -*- coding: latin-1 -*-\nx = '\xe9'\n", "latin-1"),
+        (b"#!/usr/bin/python\r# vim: set fileencoding=cp1252 :\rx = '\x80'\r", "cp1252"),
+        (b"\f\n# coding=koi8-r\nx = '\xc0'\x0c\n", "koi8-r"),
+        (b"x = 1\n# coding: nonsense\n", "utf-8"),
+        (b"x = '# coding: nonsense'\r# coding: nonsense\r", "utf-8"),
+    ],
+)
+def test_encoding_again_gives_the_bytes(data: bytes, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_bytes(data)
+    text = read_source(path)
+    check(text)
+    assert text.encode(encoding) == data
+    assert ast.dump(ast.parse(data)) == ast.dump(ast.parse(text.removeprefix("\ufeff")))
+
+
+def test_the_byte_order_mark_is_in_the_source_and_not_in_the_code() -> None:
+    (row,) = check("\ufeffx = 1\n")
+    assert (row.source, row.code) == ("\ufeffx = 1\n", "x = 1\n")
+    assert symbols("\ufeffx = 1\n")[0].column == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "column", "reason"),
+    [
+        (b"x = 1\r\ny = '\xc3\xa9\xff'\n", 2, 7, "byte 0xff is not utf-8"),
+        (b"\xef\xbb\xbf'\xff'", 1, 2, "byte 0xff is not utf-8"),
+        (b"\n#  coding: klingon\n", 2, 12, "unknown encoding: klingon"),
+        (b"\xef\xbb\xbf# coding: latin-1\n", 1, 11, "byte order mark"),
+        (b"# coding: rot13\n", 1, 1, "not a text encoding"),
+        (b"x = 1\ry = '\0'", 2, 6, "null byte"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_with_its_place(
+    data: bytes, line: int, column: int, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.py"
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=reason) as error:
+        read_source(path)
+    assert (error.value.path, error.value.line, error.value.column) == (str(path), line, column)
+
+
+@pytest.mark.parametrize("view", [parse, symbols, trailing_comments, code_text])
+@pytest.mark.parametrize(
+    ("text", "line", "column", "reason"),
+    [
+        ("x = 1\n\ny = (\n", 3, 5, "never closed"),
+        ("x\r\r\ny = é $\r", 3, 7, "invalid"),
+        ("\ufeffx = )", 1, 5, "unmatched"),
+        ("if x:\n  y\n z\n", 3, 3, "unindent"),
+        ("if x:\npass", 2, 1, "expected an indented block"),
+        ("def f():\n    x = 'a\n", 2, 9, "unterminated string"),
+        ("x = 1\ny = '\0'", 2, 6, "null byte"),
+        ("\ufeffx = '\ud800'", 1, 6, "surrogate"),
+        ("x = " + "-" * 100_000 + "1", 1, 1, "too deeply nested"),
+    ],
+)
+def test_what_does_not_parse_is_an_error_with_its_place(
+    text: str, line: int, column: int, reason: str, view: Callable[[str, str], object]
+) -> None:
+    with pytest.raises(SourceError, match=reason) as error:
+        view(text, "x.py")
+    assert str(error.value).startswith(f"x.py:{line}:{column}: ")
+
+
+def test_an_invalid_escape_is_no_warning_here() -> None:
+    assert cut("x = '\\ '\n") == [("code", "", "x = '\\ '\n")]
+
+
+def notebook(*cells: tuple[str, str], language: str = "python") -> str:
+    return json.dumps(
+        {
+            "nbformat": 4,
+            "nbformat_minor": 4,
+            "metadata": {"language_info": {"name": language}},
+            "cells": [
+                {"cell_type": kind, "metadata": {}, "source": source}
+                | ({"outputs": [], "execution_count": None} if kind == "code" else {})
+                for kind, source in cells
+            ],
+        }
+    )
+
+
+def test_a_notebook_becomes_rows(tmp_path: Path) -> None:
+    path = tmp_path / "x.ipynb"
+    cells = [
+        ("markdown", "# Title\n\nText"),
+        ("code", "%matplotlib inline\n!ls\nimport a\n\n# why\nb = 1"),
+        ("code", "%%bash\nls"),
+        ("markdown", "End"),
+    ]
+    path.write_text(notebook(*cells), encoding="utf-8")
+    text = read_source(path)
+    assert is_script(text)
+    assert cut(text) == [
+        ("wide", "# Title\n\nText", ""),
+        ("code", "", "# %matplotlib inline\n# !ls\nimport a\n"),
+        ("side", "why", "b = 1\n"),
+        ("code", "", "# ls\n"),
+        ("wide", "End", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        ('{\n "a": }', "2:7", "not JSON"),
+        ("[]", "1:1", "not a notebook"),
+        ("{}", "1:1", "not a notebook"),
+        (notebook(language="R"), "1:1", "in R, not in Python"),
+    ],
+)
+def test_a_broken_notebook_is_an_error(text: str, place: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.ipynb"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SourceError, match=reason) as error:
+        read_source(path)
+    assert f".ipynb:{place}: " in str(error.value)
 
 
 # Any file

@@ -261,7 +261,7 @@ def demo() -> None:
     seen, _ = photographs(materials, b=1)
     maps = [(axes[1], ea, "double normalisation"), (axes[2], row, "one softmax")]
     for ax, block, title in maps:
-        ax.imshow(block.attend(seen)[0].detach(), aspect="auto")
+        ax.imshow(block.attend(seen)[0].detach().numpy(), aspect="auto")
         ax.set(xlabel="memory slot", ylabel="token, by material", title=title)
 
 

@@ -256,8 +256,9 @@ def demo() -> None:
     assert min(swings) > 0.1  # gate 1 against gate 2, as the tip changes
 
     _, ax = plt.subplots(figsize=(6, 2.2), layout="constrained")
-    ax.bar(torch.arange(8) - 0.2, trust_1.detach(), 0.4, label='"trust channel 1"')
-    ax.bar(torch.arange(8) + 0.2, trust_2.detach(), 0.4, label='"trust channel 2"')
+    for shares, width, whom in [(trust_1, -0.4, 1), (trust_2, 0.4, 2)]:
+        label = f'"trust channel {whom}"'
+        ax.bar(range(8), shares.tolist(), width, align="edge", label=label)
     ax.set(xlabel="channel", ylabel="mean gate", xticks=range(8))
     ax.legend(title="channel 0 says", frameon=False, bbox_to_anchor=(1, 1))
 

@@ -269,7 +269,7 @@ class Capture:
 
     def hooks(self) -> dict[str, Callable[..., Any]]:
         """What the rewritten code calls."""
-        return {"at": self._at, "show": self._show, "cell": self._cell}
+        return {"at": self._at, "show": self.show, "cell": self._cell}
 
     def found(self) -> list[Output]:
         """The outputs in order of lines; those of one line in order of time."""
@@ -297,6 +297,19 @@ class Capture:
             elif not any(viewer(value) for viewer in self.viewers):
                 self.add("value", {**rich(value), "text/plain": plain(value)})
 
+    def show(self, value: Any, always: bool = True) -> None:
+        """Show the value of an expression, if it has one.
+
+        Args:
+            value: The value; None is nothing to show.
+            always: Whether to show also a value that has nothing but a ``repr``.
+        """
+        if value is None or any(viewer(value) for viewer in self.viewers):
+            return
+        data = rich(value)
+        if data or always:
+            self.add("value", {**data, "text/plain": plain(value)})
+
     # Hooks
 
     def _at(self, line: int) -> None:
@@ -306,14 +319,6 @@ class Capture:
             self._runs[line] = runs + 1
             self._collect()
         self.line = line
-
-    def _show(self, value: Any, always: bool) -> None:
-        """An expression statement has this value."""
-        if value is None or any(viewer(value) for viewer in self.viewers):
-            return
-        data = rich(value)
-        if data or always:
-            self.add("value", {**data, "text/plain": plain(value)})
 
     def _cell(self) -> None:
         """A cell of a notebook script ends."""

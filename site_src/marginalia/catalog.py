@@ -59,20 +59,16 @@ def pages(
         Their Markdown by file, relative to the site's.
     """
     writer = _Writer(catalog, checks or {})
-    written = {
+    written = {"index.md": writer.home(site_name, extra or {})}
+    written |= {index.page: index.write(writer) for index in _indexes(catalog)}
+    written |= {f"topics/{topic.slug}.md": writer.topic(topic) for topic in catalog.topics.values()}
+    written |= {
         entry.source: writer.note(entry)
         for entry in catalog.entries
         if not entry.paper and not entry.is_guide and "#" not in entry.source
     }
-    for topic in catalog.topics.values():
-        written[f"topics/{topic.slug}.md"] = writer.topic(topic)
-    written[TOPICS] = writer.topics()
-    for page, write in _optional(writer).items():
-        written[page] = write()
-    written["index.md"] = writer.home(site_name, extra or {})
-    for paper in catalog.papers:
-        written.pop(paper.src_uri, None)
-    return written
+    own = {paper.src_uri for paper in catalog.papers}  # a paper may itself be called index
+    return {page: text for page, text in written.items() if page not in own}
 
 
 def nav(catalog: Catalog, extra: Mapping[str, str] | None = None) -> list[dict[str, str]]:
@@ -85,9 +81,9 @@ def nav(catalog: Catalog, extra: Mapping[str, str] | None = None) -> list[dict[s
     Returns:
         It, as MkDocs has it in its configuration.
     """
-    pages = {"Home": "index.md", "Topics": TOPICS}
-    pages |= {_TITLES[page]: page for page in _optional(_Writer(catalog, {}))}
-    return [{title: page} for title, page in (pages | dict(extra or {})).items()]
+    indexes = {index.title: index.page for index in _indexes(catalog)}
+    titled = {"Home": "index.md"} | indexes | dict(extra or {})
+    return [{title: page} for title, page in titled.items()]
 
 
 def note_section(note: Note, level: int = 2) -> str:
@@ -102,7 +98,7 @@ def note_section(note: Note, level: int = 2) -> str:
     """
     parts = [
         f"{'#' * level} From the notes",
-        f'<div class="mg-note" markdown="1">\n\n{zh_span(note.zh)}\n\n</div>' if note.zh else "",
+        zh_span(note.zh) if note.zh else "",
         _statements(note.says),
         *_titled("Open questions, answered", _questions(note.open_questions), level + 1),
         *_titled("Corrected and completed", _statements(note.corrections), level + 1),
@@ -111,21 +107,6 @@ def note_section(note: Note, level: int = 2) -> str:
     return _joined(parts)
 
 
-_TITLES = {
-    TIMELINE: "Timeline",
-    VENUES: "Venues",
-    TAGS: "Tags",
-    READING_LIST: "Reading list",
-    GUIDES: "Guides",
-}
-_WAYS = {
-    TOPICS: "every paper and note, by subject",
-    TIMELINE: "year by year, newest first",
-    VENUES: "where it was published",
-    TAGS: "ideas that run across the topics",
-    READING_LIST: "the notes that have no annotated module yet",
-    GUIDES: "around the research: machines, writing, submitting",
-}
 _KIND_TITLES = {
     "paper-full": "Papers explained in a note",
     "paper-brief": "Papers in brief",
@@ -134,19 +115,6 @@ _KIND_TITLES = {
     "howto": "How-to",
     "paper-title": "Known by title",
 }
-
-
-def _optional(writer: _Writer) -> dict[str, Callable[[], str]]:
-    """The pages that exist only if they have something to list."""
-    entries = writer.catalog.entries
-    wanted = {
-        TIMELINE: (any(entry.year for entry in entries), writer.timeline),
-        VENUES: (any(entry.venue for entry in entries), writer.venues),
-        TAGS: (any(entry.tags for entry in entries), writer.tags),
-        READING_LIST: (any(map(_is_unread, entries)), writer.reading_list),
-        GUIDES: (any(entry.is_guide for entry in entries), writer.guides),
-    }
-    return {page: write for page, (exists, write) in wanted.items() if exists}
 
 
 def _is_unread(entry: Entry) -> bool:
@@ -162,8 +130,8 @@ class _Writer:
 
     def home(self, site_name: str, extra: Mapping[str, str]) -> str:
         annotated = [entry for entry in self.catalog.entries if entry.paper]
-        ways = [f"- [{_TITLES.get(page, 'Topics')}]({page}): {way}" for page, way in self._ways()]
-        ways += [f"- [{markdown(title)}]({page})" for title, page in extra.items()]
+        ways = [f"[{index.title}]({index.page}): {index.way}" for index in _indexes(self.catalog)]
+        ways += [f"[{markdown(title)}]({page})" for title, page in extra.items()]
         parts = [
             self.catalog.home.strip() or f"# {markdown(site_name)}\n\n{self._claim()}",
             self._stats(),
@@ -171,7 +139,7 @@ class _Writer:
             "## Topics",
             self._topic_list("index.md", level=3),
             "## Ways in",
-            "\n".join(ways),
+            _items(ways),
         ]
         return _page(site_name, self._claim(), parts)
 
@@ -187,7 +155,7 @@ class _Writer:
         parts = [
             f"# {_with_zh(topic.title, topic.zh)}",
             markdown(topic.about),
-            f'<div class="mg-stats" markdown="1">\n\n{_tally(entries)}\n\n</div>',
+            _div("mg-stats", _tally(entries)),
             *_titled("Annotated papers", self._cards(annotated, page)),
         ]
         for kind in KINDS:
@@ -206,16 +174,12 @@ class _Writer:
             f'style="--mg-share: {len(years[year]) / most:.3f}"></span> {len(years[year])}</li>'
             for year in sorted(years, reverse=True)
         )
-        undated = sum(not entry.year for entry in self.catalog.entries)
-        left = (
-            f" {_count(undated, 'entry')} without a year: techniques, guides, links."
-            if undated
-            else ""
-        )
-        about = (
-            f"{_count(sum(map(len, years.values())), 'entry')} from {min(years)} to {max(years)}."
-        )
-        parts = ["# Timeline", f"{about}{left}", f'<ul class="mg-timeline">\n{bars}\n</ul>']
+        dated = sum(map(len, years.values()))
+        about = f"{_count(dated, 'entry')} from {min(years)} to {max(years)}, newest first."
+        undated = len(self.catalog.entries) - dated
+        left = f"{_count(undated, 'entry')} without a year left out." if undated else ""
+        bar_list = f'<ul class="mg-timeline">\n{bars}\n</ul>'
+        parts = ["# Timeline", _joined_inline([about, left]), bar_list]
         for year in sorted(years, reverse=True):
             lines = [self._index_line(entry, TIMELINE, dated=False) for entry in years[year]]
             parts += [f"## {year} {{#y{year}}}", _tally(years[year]), "\n".join(lines)]
@@ -270,8 +234,9 @@ class _Writer:
         status = f"**A note, not yet an annotated module.** {' · '.join(facts)}"
         parts = [
             f"# {_title(entry)}",
-            f'<div class="mg-note" markdown="1">\n\n{status}\n\n</div>',
             zh_span(note.zh) if note.zh else "",
+            _sentence(note.idea),
+            _div("mg-note", status),
             *_titled("What the note says", _statements(note.says)),
             *_titled("Open questions", _questions(note.open_questions)),
             *_titled("Corrected and completed", _statements(note.corrections)),
@@ -281,57 +246,49 @@ class _Writer:
             *_titled("What its module will show", markdown(note.planned_demo)),
             *_titled("Related", self._related(entry)),
         ]
-        first = note.says[0].text if note.says else note.title
-        return _page(note.title, first, parts)
+        first = note.says[0].text if note.says else ""
+        return _page(note.title, _capital(note.idea) or first, parts)
 
     # Parts of pages
 
     def _claim(self) -> str:
-        checked = sum(self._check(paper).claims for paper in self.catalog.papers)
-        return (
-            "Papers as annotated Python modules: the reasons beside the code, and a demo that ran "
-            f"when this site was built. {_count(checked, 'claim')} of "
-            f"{_count(len(self.catalog.papers), 'paper')} checked themselves on the way."
+        about = (
+            "Papers as annotated Python modules: why beside what, and demos that ran while this "
+            "site was built."
         )
+        checked = self._checked()
+        papers = _count(len(self.catalog.papers), "paper")
+        return f"{about} {_count(checked, 'claim')} of {papers} checked." if checked else about
+
+    def _checked(self) -> int:
+        return sum(self._check(paper).claims for paper in self.catalog.papers)
 
     def _stats(self) -> str:
-        claims = sum(self._check(paper).claims for paper in self.catalog.papers)
-        numbers = {
-            "paper": (len(self.catalog.papers), " annotated"),
-            "claim": (claims, " checked"),
-            "note": (len(self.catalog.notes), ""),
-            "topic": (len(self.catalog.topics), ""),
-        }
-        items = [
-            f"- **{number}** {_plural(number, noun)}{rest}"
-            for noun, (number, rest) in numbers.items()
-            if number
-        ]
-        return '<div class="mg-stats" markdown="1">\n\n' + "\n".join(items) + "\n\n</div>"
-
-    def _ways(self) -> list[tuple[str, str]]:
-        return [(page, _WAYS[page]) for page in (TOPICS, *_optional(self))]
+        numbers = (
+            (len(self.catalog.papers), "paper", " annotated"),
+            (self._checked(), "claim", " checked"),
+            (len(self.catalog.notes), "note", ""),
+            (len(self.catalog.topics), "topic", ""),
+        )
+        lines = (f"**{n}** {_plural(n, noun)}{rest}" for n, noun, rest in numbers if n)
+        return _div("mg-stats", _items(lines))
 
     def _check(self, paper: Paper) -> Check:
         return self.checks.get(paper.module, Check())
 
     def _cards(self, entries: Sequence[Entry], page: str) -> str:
-        cards = [self._card(entry, page) for entry in entries]
-        if not cards:
-            return ""
-        return '<div class="mg-cards" markdown="1">\n\n' + "\n\n".join(cards) + "\n\n</div>"
+        cards = _joined(self._card(entry, page) for entry in entries)
+        return _div("mg-cards", cards) if cards else ""
 
     def _card(self, entry: Entry, page: str) -> str:
         assert entry.paper is not None
         name = f"**[{_title(entry)}]({_relative(entry.source, page)})**"
         parts = [
-            '<div class="mg-card" markdown="1">',
             _joined_inline([name, zh_span(entry.zh) if entry.zh else ""]),
             _sentence(entry.idea),
             _joined_inline([" · ".join(_facts(entry, linked=False)), self._badge(entry)]),
-            "</div>",
         ]
-        return _joined(parts)
+        return _div("mg-card", _joined(parts))
 
     def _badge(self, entry: Entry) -> str:
         if entry.paper is None:
@@ -390,10 +347,12 @@ class _Writer:
         return f"- {head}{plan}"
 
     def _grouped(self, names: Callable[[Entry], Iterable[str]]) -> dict[str, list[Entry]]:
+        """The entries by name, newest first; names with one slug are one."""
         groups: dict[str, list[Entry]] = defaultdict(list)
+        first: dict[str, str] = {}
         for entry in sorted(self.catalog.entries, key=lambda entry: -(entry.year or 0)):
-            for name in names(entry):
-                groups[name].append(entry)
+            for key, name in {slug(name): name for name in names(entry)}.items():
+                groups[first.setdefault(key, name)].append(entry)
         return groups
 
     def _sections(
@@ -433,6 +392,53 @@ class _Writer:
         return ", ".join(f"[{_brief(entry)}]({_relative(entry.source, page)})" for entry in entries)
 
 
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """A page that lists entries.
+
+    Args:
+        way: What it leads to, for the home page.
+        lists: Whether it has a place for an entry.
+    """
+
+    page: str
+    title: str
+    way: str
+    lists: Callable[[Entry], bool]
+    write: Callable[[_Writer], str]
+
+
+_INDEXES = (
+    _Index(TOPICS, "Topics", "everything, by subject", lambda entry: True, _Writer.topics),
+    _Index(
+        TIMELINE,
+        "Timeline",
+        "year by year, newest first",
+        lambda entry: bool(entry.year),
+        _Writer.timeline,
+    ),
+    _Index(
+        VENUES, "Venues", "where it was published", lambda entry: bool(entry.venue), _Writer.venues
+    ),
+    _Index(
+        TAGS, "Tags", "ideas that run across topics", lambda entry: bool(entry.tags), _Writer.tags
+    ),
+    _Index(
+        READING_LIST,
+        "Reading list",
+        "notes that have no annotated module yet",
+        _is_unread,
+        _Writer.reading_list,
+    ),
+    _Index(GUIDES, "Guides", "around the research", lambda entry: entry.is_guide, _Writer.guides),
+)
+
+
+def _indexes(catalog: Catalog) -> list[_Index]:
+    """The pages that have something to list."""
+    return [index for index in _INDEXES if any(map(index.lists, catalog.entries))]
+
+
 # Pieces of Markdown
 
 
@@ -443,6 +449,10 @@ def _page(title: str, about: str, parts: Iterable[str], *, searchable: bool = Tr
     if not searchable:
         lines += ["search:", "  exclude: true"]
     return "---\n" + "\n".join(lines) + "\n---\n\n" + _joined(parts) + "\n"
+
+
+def _div(name: str, body: str) -> str:
+    return f'<div class="{name}" markdown="1">\n\n{body}\n\n</div>'
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -525,7 +535,11 @@ def _about(entry: Entry) -> str:
 
 def _sentence(idea: str) -> str:
     """An idea, which is written without a capital and a full stop, with both."""
-    return markdown(f"{idea[:1].upper()}{idea[1:].rstrip('.')}.") if idea else ""
+    return markdown(f"{_capital(idea).rstrip('.')}.") if idea else ""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _relative(target: str, page: str) -> str:

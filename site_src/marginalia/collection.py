@@ -153,8 +153,8 @@ class Catalog:
 # Loading
 
 
-def load(root: Path, docs: Path | None = None) -> Catalog:
-    """Read a folder of papers.
+def load(root: Path, docs: Path | None = None, papers: Iterable[Paper] | None = None) -> Catalog:
+    """Read a folder of papers and notes.
 
     `topics.yaml` and a topic's `notes.yaml` may be missing: then the topics are the folders.
 
@@ -162,6 +162,7 @@ def load(root: Path, docs: Path | None = None) -> Catalog:
         root: The folder of papers.
         docs: The folder of hand-written pages: `guides/<id>.md` is then the page of that note,
             and `home.md` opens the home page.
+        papers: The papers, if they have been read; otherwise those in `root`.
 
     Returns:
         The catalogue.
@@ -178,14 +179,16 @@ def load(root: Path, docs: Path | None = None) -> Catalog:
                 first = notes[note.id].path
                 raise note.wrong("id", f"this `id` stands in {first} already")
             notes[note.id] = note
-    papers = tuple(load_paper(path, root) for path in discover(root))
-    topics = _topics(root / "topics.yaml", papers, notes.values())
+    if papers is None:
+        papers = [load_paper(path, root) for path in discover(root)]
+    annotated = tuple(papers)
+    topics = _topics(root / "topics.yaml", annotated, notes.values())
     guides = frozenset(
         note for note in notes if docs and (docs / "guides" / f"{note}.md").is_file()
     )
     home = docs / "home.md" if docs else None
     text = home.read_text(encoding="utf-8") if home and home.is_file() else ""
-    catalog = Catalog(topics, notes, papers, guides, text)
+    catalog = Catalog(topics, notes, annotated, guides, text)
     _check_names(catalog)
     return catalog
 

@@ -1,18 +1,40 @@
-"""Run the demo of one page and keep what happened: its outputs, its shapes and its claims."""
+"""Run the demo of one page and keep what happened: its outputs, its shapes and its claims.
+
+`run` turns its own process into one for demos: it takes over streams, seeds, import path, warnings.
+It is meant to be called once in a process that ends soon after.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import hashlib
+import importlib
+import importlib.util
+import linecache
+import os
+import random
+import sys
+import time
+import traceback
+import types
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .capture import Output
-from .claims import Claim, claim_source
-from .trace import Shape
+from marginalia.capture import Capture, Marks, Output
+from marginalia.claims import Claim, Claims, claim_source
+from marginalia.errors import SourceError
+from marginalia.figures import Figures
+from marginalia.rewrite import demo_of, install
+from marginalia.rows import is_script, read_source, split_lines
+from marginalia.trace import Shape, Trace
 
 __all__ = ["Claim", "Failure", "Output", "Result", "Shape", "claim_source", "has_demo", "run"]
+
+MAX_FRAMES = 20
+MAX_MESSAGE = 10_000
 
 
 @dataclass(slots=True)
@@ -38,11 +60,11 @@ class Result:
 
     Attributes:
         ok: Whether the demo got to its end.
-        seconds: Time of the demo itself, without imports.
+        seconds: Time of the demo itself, without imports and drawing.
         device: ``"cpu"`` or ``"cuda: NAME"``.
         outputs: What the demo put out, in order of lines.
-        shapes: Tensors that lines of the page's own file made.
-        claims: Conditions that the demo checked.
+        shapes: Tensors that lines of the page's own file made, in order of lines.
+        claims: Conditions that the demo checked, in order of lines.
         error: Why it did not get to its end.
         dependencies: Local files that were imported or read, with their SHA-256.
         peak_mb: Peak memory of the process.
@@ -67,7 +89,8 @@ class Result:
         """The inverse of :meth:`to_json`.
 
         Raises:
-            TypeError: A key is missing or unknown.
+            KeyError: A key is missing.
+            TypeError: A key is unknown.
         """
         plain = dict(data)
         for name, kind in (("outputs", Output), ("shapes", Shape), ("claims", Claim)):
@@ -77,14 +100,315 @@ class Result:
 
 
 def has_demo(text: str) -> bool:
-    """Whether a source defines a module-level ``demo`` function; False if it does not parse."""
+    """Whether a source has a demo: a function ``demo``, or the top level of a notebook script.
+
+    Args:
+        text: The source; one that does not parse has none.
+    """
     try:
-        body = ast.parse(text).body
+        tree = ast.parse(text.removeprefix("\ufeff"))
     except (SyntaxError, ValueError):
         return False
-    return any(isinstance(node, ast.FunctionDef) and node.name == "demo" for node in body)
+    return demo_of(tree) is not None or is_script(text)
 
 
 def run(path: Path, *, root: Path, shapes: bool = True, seed: int = 0) -> Result:
-    """Run a page's demo in this process."""
-    raise NotImplementedError
+    """Run the demo of a page in this process.
+
+    Args:
+        path: The page's file.
+        root: The folder on the import path; the module's name is relative to it.
+        shapes: Whether to record the shapes of tensors.
+        seed: For the random generators of Python, NumPy and torch.
+
+    Returns:
+        What happened. Whatever the demo does is part of it, and nothing is raised.
+    """
+    path, root = Path(path).absolute(), Path(root).absolute()
+    try:
+        text = read_source(path)
+        tree = ast.parse(text.removeprefix("\ufeff"), str(path))
+    except SourceError as error:
+        return Result(False, error=_at_place("SyntaxError", error.reason, error.line, ""))
+    except (SyntaxError, ValueError) as error:
+        return Result(False, error=_failure(error, str(path)))
+    if not has_demo(text):
+        return Result(True)
+    return _Run(path, root, text, tree, shapes=shapes, seed=seed).result()
+
+
+class _Run:
+    """One run, from the source to the result."""
+
+    def __init__(
+        self, path: Path, root: Path, text: str, tree: ast.Module, *, shapes: bool, seed: int
+    ) -> None:
+        self._path, self._root, self._text = path, root, text
+        self._seed = seed
+        self._script = is_script(text)
+        self._name = _module_name(path, root)
+        self._lines = split_lines(text)
+        self._capture = Capture(str(path), root, self._name, tree)
+        self._figures = Figures(self._capture)
+        self._claims = Claims(text)
+        self._trace = Trace(self._lines) if shapes else None
+        self._files = _Files(root)
+        self._seconds = 0.0
+        self._tree = tree
+
+    def result(self) -> Result:
+        """Run it, and gather what the parts have seen."""
+        self._prepare()
+        error: Failure | None = None
+        self._capture.start()
+        try:
+            for step in (self._execute, self._figures.show_all):
+                try:
+                    step()
+                except BaseException as raised:  # whatever a demo does is its result
+                    error = error or _failure(raised, str(self._path), self._lines)
+        finally:
+            self._capture.stop()
+        return Result(
+            ok=error is None,
+            seconds=round(self._seconds, 6),
+            device=_device(),
+            outputs=self._capture.found(),
+            shapes=self._trace.found() if self._trace else [],
+            claims=self._claims.found(),
+            error=error,
+            dependencies=self._files.hashes(self._path),
+            peak_mb=_peak_mb(),
+        )
+
+    def _prepare(self) -> None:
+        """Make the process one for demos."""
+        sys.path.insert(0, str(self._root))
+        sys.argv = [str(self._path)]
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")
+        sys.dont_write_bytecode = True  # sources may change faster than file times show
+        os.environ.setdefault("MPLBACKEND", "agg")
+        linecache.cache[str(self._path)] = (
+            len(self._text),
+            None,  # never looked up again: a notebook's file is not its source
+            list(self._lines),
+            str(self._path),
+        )
+        self._figures.start()
+        _settle_torch()
+
+    def _execute(self) -> None:
+        """Import the page, then call its demo."""
+        code = self._compile()
+        self._files.watch()
+        module = self._module()
+        _set_seeds(self._seed)
+        if self._script:
+            self._timed(lambda: exec(code, vars(module)))
+            return
+        exec(code, vars(module))
+        demo = demo_of(self._tree)
+        self._capture.line = demo.lineno if demo else 0
+        _set_seeds(self._seed)  # what an import draws must not change what the demo shows
+        value = self._timed(module.demo)
+        self._capture.show(value)
+
+    def _compile(self) -> types.CodeType:
+        """The code of the page with the hooks of all parts in it."""
+        hooks = {**self._claims.hooks(), **self._capture.hooks()}
+        self._claims.rewrite(self._tree, script=self._script)
+        Marks(self._lines).rewrite(self._tree, script=self._script)
+        if self._trace:
+            self._trace.rewrite(self._tree)
+            hooks |= self._trace.hooks()
+        install(hooks)
+        tree = ast.fix_missing_locations(self._tree)
+        return compile(tree, str(self._path), "exec", dont_inherit=True, optimize=0)
+
+    def _module(self) -> types.ModuleType:
+        """The page as a module, known to Python but still empty.
+
+        A script runs as ``__main__``, as a notebook does; a module under its own name.
+        """
+        _import_parents(self._name, self._path.parent)
+        name = "__main__" if self._script else self._name
+        module = types.ModuleType(name)
+        module.__file__ = str(self._path)
+        module.__package__ = self._name.rpartition(".")[0]
+        if not self._script:
+            module.__spec__ = importlib.util.spec_from_file_location(name, self._path)
+        sys.modules[name] = sys.modules[self._name] = module
+        return module
+
+    def _timed(self, call: Callable[[], Any]) -> Any:
+        """Call something and take its time, without that of looking at tensors and drawing."""
+        spent, start = self._spent(), time.perf_counter()
+        try:
+            return call()
+        finally:
+            total = time.perf_counter() - start
+            self._seconds = max(0.0, total - (self._spent() - spent))
+
+    def _spent(self) -> float:
+        return self._figures.seconds + (self._trace.seconds if self._trace else 0.0)
+
+
+# The process
+
+
+def _settle_torch() -> None:
+    """One thread, and algorithms that give the same result each time."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def _set_seeds(seed: int) -> None:
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # demos may use the old generator
+    torch.manual_seed(seed)
+
+
+def _device() -> str:
+    """Where the demo computed."""
+    import torch
+
+    with suppress(Exception):
+        initialized: Callable[[], bool] = torch.cuda.is_initialized
+        if initialized() and torch.cuda.max_memory_allocated() > 0:
+            return f"cuda: {torch.cuda.get_device_name()}"
+    return "cpu"
+
+
+def _peak_mb() -> float:
+    """Peak memory of this process; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+# The module
+
+
+def _module_name(path: Path, root: Path) -> str:
+    """The dotted name under which a file is imported from a folder."""
+    try:
+        parts = path.relative_to(root).with_suffix("").parts
+    except ValueError:
+        return path.stem
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def _import_parents(name: str, folder: Path) -> None:
+    """Import the packages that a module lies in, if they are where it is.
+
+    A folder may have the name of an installed package; that one is left alone.
+    """
+    parent = name.rpartition(".")[0]
+    if not parent:
+        return
+    with suppress(ImportError, ValueError, AttributeError):
+        spec = importlib.util.find_spec(parent)
+        places = spec.submodule_search_locations if spec else None
+        if places and any(Path(place).absolute() == folder for place in places):
+            importlib.import_module(parent)
+
+
+# What it depends on
+
+
+class _Files:
+    """The local files that a run imports or reads.
+
+    Args:
+        root: The folder whose files count.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._read: set[str] = set()
+        self._written: set[str] = set()
+
+    def watch(self) -> None:
+        """Note every file that is opened from now on, for the rest of the process."""
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
+        if event != "open" or not isinstance(args[0], str | bytes):
+            return
+        with suppress(Exception):  # an error here would be one of the demo
+            name = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100  # called for every file
+            mode, flags = args[1], args[2]
+            writes = bool(flags & (os.O_WRONLY | os.O_RDWR)) if isinstance(flags, int) else False
+            writes = writes or (isinstance(mode, str) and bool(set(mode) & set("wxa+")))
+            (self._written if writes else self._read).add(name)
+
+    def hashes(self, page: Path) -> dict[str, str]:
+        """Path relative to the root -> SHA-256, for what the run needed and did not make itself."""
+        imported = {
+            file
+            for name, module in list(sys.modules.items())
+            if name != "__main__" and isinstance(file := getattr(module, "__file__", None), str)
+        }
+        found = {}
+        for name in sorted((imported | self._read) - self._written):
+            local = self._local(Path(name))
+            if local and Path(name) != page:
+                with suppress(OSError):
+                    found[local] = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        return found
+
+    def _local(self, path: Path) -> str:
+        """A file's path relative to the root; empty if it is not one of the user's own."""
+        foreign = {"site-packages", "dist-packages", "__pycache__"} & set(path.parts)
+        if foreign or not path.is_relative_to(self._root) or not path.is_file():
+            return ""
+        ours = path.is_relative_to(Path(__file__).parent)
+        return "" if ours else path.relative_to(self._root).as_posix()
+
+
+# Failures
+
+
+def _failure(error: BaseException, filename: str, lines: Sequence[str] = ()) -> Failure:
+    """An exception with the part of its traceback that belongs to the page."""
+    kind = type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename == filename:
+        text = (error.text or "").strip()
+        return _at_place(kind, error.msg, error.lineno or 0, text)
+    frames: list[dict[str, Any]] = [
+        {"line": line, "function": frame.f_code.co_qualname, "text": _line(lines, line)}
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == filename
+    ]
+    innermost = frames[-1]["line"] if frames else 0
+    if len(frames) > MAX_FRAMES:
+        frames = frames[: MAX_FRAMES // 2] + frames[-MAX_FRAMES // 2 :]
+    return Failure(kind, _message(error)[:MAX_MESSAGE], innermost, frames)
+
+
+def _at_place(kind: str, message: str, line: int, text: str) -> Failure:
+    frames = [{"line": line, "function": "<module>", "text": text}] if line else []
+    return Failure(kind, message, line, frames)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        code = "" if error.code is None else f" ({error.code})"
+        return f"the demo called sys.exit{code}"
+    try:
+        return str(error)
+    except Exception:  # a broken exception is still one
+        return ""
+
+
+def _line(lines: Sequence[str], number: int) -> str:
+    return lines[number - 1].strip() if 0 < number <= len(lines) else ""

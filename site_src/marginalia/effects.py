@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 
 from marginalia.syntax import bindings, module_uses
 
-_IN_PLACE = re.compile(r"^[^_](?:.*[^_])?_$|^(?:next|pop|popitem|popleft|setdefault|shuffle|heap\w+)$")
+_IN_PLACE = re.compile(
+    r"^[^_](?:.*[^_])?_$|^(?:next|pop|popitem|popleft|setdefault|shuffle|heap\w+)$"
+)
 _CONFIGURES = re.compile(
     r"^(?:add|append|apply|basicConfig|configure|disable|enable|extend|filter|init|insert|install"
     r"|load|manual_seed|patch|register|reset|seed|set|simplefilter|update|use)"

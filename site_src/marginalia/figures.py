@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -120,9 +121,10 @@ class Figures:
         from matplotlib.figure import Figure
 
         self._pyplot = pyplot
+        pyplot.switch_backend("agg")
         pyplot.show = self._show_now  # type: ignore[attr-defined]
         pyplot.switch_backend = lambda *_: None  # type: ignore[attr-defined]
-        Figure.show = lambda figure, **_: self._show_now(figure)  # type: ignore[method-assign,assignment,misc]
+        Figure.show = lambda figure, *_, **__: self._show_now(figure)  # type: ignore[method-assign]
         stale: Any = Artist.stale
 
         def set_stale(figure: Figure, value: bool) -> None:
@@ -204,7 +206,7 @@ def render(figure: Figure, name: str) -> dict[str, str]:
 def _svg(figure: Figure) -> str:
     import matplotlib
 
-    fixed = {key: value for key, value in STYLE.items() if key.startswith("svg.")}
+    fixed: Any = {key: value for key, value in STYLE.items() if key.startswith("svg.")}
     buffer = io.StringIO()
     with matplotlib.rc_context(fixed):
         figure.savefig(
@@ -227,11 +229,9 @@ def _parts(figure: Figure) -> Iterator[Artist]:
 
 def _is_mapped(artist: Artist) -> bool:
     """Whether an artist is drawn, point by point, in the colours of a colour map."""
-    from matplotlib.cm import ScalarMappable
     from matplotlib.collections import Collection
 
-    is_vector = isinstance(artist, Collection) and isinstance(artist, ScalarMappable)
-    return is_vector and artist.get_array() is not None
+    return isinstance(artist, Collection) and artist.get_array() is not None
 
 
 @contextmanager
@@ -250,7 +250,7 @@ def _prepared(figure: Figure) -> Iterator[None]:
                     _fix(text, undo)
         for part in _parts(figure):
             if _size(part) > HEAVY:
-                undo.append(lambda p=part, old=part.get_rasterized(): p.set_rasterized(old))
+                undo.append(partial(part.set_rasterized, part.get_rasterized()))
                 part.set_rasterized(True)
         yield
     finally:
@@ -264,10 +264,10 @@ def _clear(patch: Any, undo: list[Callable[[], object]]) -> None:
 
     colour = patch.get_facecolor()
     if to_hex(colour) == "#ffffff" and colour[3] > 0:
-        undo.append(lambda: patch.set_facecolor(colour))
+        undo.append(partial(patch.set_facecolor, colour))
         patch.set_facecolor("none")
     elif colour[3] > 0 and _is_dark_neutral(to_hex(colour)):
-        undo.append(lambda: patch.set_facecolor(colour))
+        undo.append(partial(patch.set_facecolor, colour))
         patch.set_facecolor(_ALMOST_BLACK)
 
 
@@ -278,7 +278,7 @@ def _fix(text: Any, undo: list[Callable[[], object]]) -> None:
     colour = text.get_color()
     with suppress(ValueError):
         if to_hex(colour) in _DARK or _is_dark_neutral(to_hex(colour)):
-            undo.append(lambda: text.set_color(colour))
+            undo.append(partial(text.set_color, colour))
             text.set_color(_ALMOST_BLACK)
 
 
@@ -316,10 +316,11 @@ def _darkened(svg: str, *, neutrals: bool) -> str:
     def swap(match: re.Match[str]) -> str:
         colour = match[0]
         if neutrals and _is_dark_neutral(colour):
-            return f"#{255 - int(colour[1:3], 16):02x}" + 2 * f"{255 - int(colour[1:3], 16):02x}"
+            return "#" + 3 * f"{255 - int(colour[1:3], 16):02x}"
         return _DARK.get(colour, colour)
 
-    # A black fill or line is the default of SVG, so matplotlib leaves it out
+    if neutrals:  # black is what SVG fills with by default, so matplotlib does not say it
+        svg = svg.replace("<svg", '<svg fill="#000000"', 1)
     return re.sub(r"#[0-9a-f]{6}\b", swap, svg)
 
 

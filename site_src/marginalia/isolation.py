@@ -98,6 +98,12 @@ def run(job: Mapping[str, Any], stop: Stop) -> Report:
     return _fresh(job, stop)
 
 
+def prepare() -> None:
+    """Start the server, if demos are forked here, without waiting for it."""
+    if _server.usable:
+        _server.start()
+
+
 class _NoGuardError(Exception):
     """The server did not fork a guard."""
 
@@ -142,6 +148,11 @@ class _Server:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
+
+    def start(self) -> None:
+        """Start the server unless it runs."""
+        with self._lock:
+            self._running()
 
     def connect(self) -> socket.socket:
         """Ask for a guard; the socket leads to it.

@@ -256,7 +256,7 @@ class Memory:
         return self._facts[content]
 
     def key(self) -> str:
-        """The key under which a memory can be kept: it is good for one Python and one marginalia."""
+        """The key to keep a memory under: it is good for one Python and one marginalia."""
         state = hashlib.sha256(f"{FORMAT} {sys.version}".encode())
         for file in sorted(Path(__file__).parent.glob("*.py")):
             state.update(file.read_bytes())

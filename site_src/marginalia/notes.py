@@ -227,7 +227,7 @@ def _record(
         try:
             values[key] = fields[key](value_node)
         except _WrongError as error:
-            raise _WrongError(error.node, f"`{key}` {error}") from None
+            raise _WrongError(error.node, f"`{key}`: {error}") from None
         places[key] = _place(value_node)
     for key in required:
         if key not in values:

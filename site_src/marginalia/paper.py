@@ -9,10 +9,12 @@ import ast
 import datetime
 import difflib
 import inspect
+import json
 import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,7 +152,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_texts(value: object) -> bool:
-    return _is_text(value) or isinstance(value, list) and all(map(_is_text, value))
+    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
 
 
 def _is_labels(value: object) -> bool:
@@ -227,8 +229,8 @@ def front_matter(
 
 def _meta(text: str, path: str | Path, line: int) -> dict[str, Any]:
     """The validated mapping that the YAML `text`, which starts at `line`, holds."""
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return {}
@@ -246,10 +248,12 @@ def _meta(text: str, path: str | Path, line: int) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         place = (line + mark.line, mark.column + 1) if mark else (line, 1)
         raise SourceError(path, *place, f"front matter: {error.problem or error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # a character or a date that cannot be
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position].split("\n")
+        place = line + len(before) - 1, len(before[-1]) + 1
+        raise SourceError(path, *place, f"front matter: {error.reason}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a date that cannot be
         raise SourceError(path, line, 1, f"front matter: {error}") from error
-    finally:
-        loader.dispose()
     return {key: value for key, value in meta.items() if value is not None}
 
 
@@ -289,56 +293,67 @@ def load(path: Path, root: Path) -> Paper:
         raise SourceError(path, 1, 1, f"the module is not in {root}") from error
     if parts[-1] == "__init__":
         parts.pop()
-    source = _source(path)
-    docstring, line = _docstring(source, path)
+    read = _notebook if path.suffix == ".ipynb" else _module
+    docstring, line, heading = read(path)
     meta, summary = front_matter(docstring, path, line)
     name = parts[-1] if parts else path.resolve().parent.name
     return Paper(
         path=path,
         module=".".join(parts),
         url="".join(f"{part.replace('_', '-')}/" for part in parts),
-        title=meta.get("title") or _heading(summary) or _in_words(name),
+        title=meta.get("title") or _heading(summary) or heading or _in_words(name),
         summary=summary,
         meta=meta,
     )
 
 
-def _source(path: Path) -> bytes:
-    if path.suffix != ".ipynb":
-        return path.read_bytes()
-    import jupytext  # type: ignore[import-untyped]  # slow to import, and few papers are notebooks
+def _module(path: Path) -> tuple[str, int, str]:
+    """The module docstring, the line where its text starts, and for a script its heading."""
+    source = path.read_bytes()
+    tree = _tree(source, path)
+    docstring = ast.get_docstring(tree, clean=False)
+    if docstring is None:
+        comments = re.findall(r"^# (# .*)", source.decode(errors="replace"), re.MULTILINE)
+        return "", 1, _heading("\n".join(comments))
+    line, end = tree.body[0].lineno, tree.body[0].end_lineno or 1
+    lines = re.split(rb"\r\n|\r|\n", source)
+    text = re.split(rb"\"\"\"|'''", lines[line - 1])[-1]
+    while not text.strip(b" \t\f\\") and line < end:
+        line += 1
+        text = lines[line - 1]
+    return inspect.cleandoc(docstring), line, ""
 
+
+def _notebook(path: Path) -> tuple[str, int, str]:
+    """The same of a notebook: its docstring opens its first cell of code, or a raw cell is YAML."""
     try:
-        return str(jupytext.writes(jupytext.read(path), fmt="py:percent")).encode()
-    except OSError:
-        raise
-    except Exception as error:  # nbformat documents no closed set of errors for a broken file
-        reason = f"not a notebook: {type(error).__name__}: {error}"
-        raise SourceError(path, 1, 1, reason) from error
+        cells = json.loads(path.read_bytes())["cells"]
+        found = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    except (ValueError, TypeError, KeyError) as error:
+        raise SourceError(path, 1, 1, f"not a notebook: {error!r}") from error
+    heading = _heading("\n\n".join(text for kind, text in found if kind == "markdown"))
+    for kind, text in found:
+        if kind == "raw" and text.startswith("---"):
+            return text, 1, heading
+        if kind == "code":
+            with suppress(SourceError):  # the magic of IPython is no Python
+                return ast.get_docstring(_tree(text, path)) or "", 1, heading
+            break
+    return "", 1, heading
 
 
-def _docstring(source: bytes, path: Path) -> tuple[str, int]:
-    """The module docstring, cleaned, and the line of the file where its text starts."""
+def _tree(source: bytes | str, path: Path) -> ast.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an invalid escape is the author's affair
-            tree = ast.parse(source)
+            return ast.parse(source)
     except SyntaxError as error:
-        raise SourceError(
-            path, max(error.lineno or 1, 1), max(error.offset or 1, 1), error.msg
-        ) from error
+        place = max(error.lineno or 1, 1), max(error.offset or 1, 1)
+        raise SourceError(path, *place, error.msg) from error
     except ValueError as error:  # a null byte
         raise SourceError(path, 1, 1, str(error)) from error
-    docstring = ast.get_docstring(tree, clean=False)
-    if docstring is None:
-        return "", 1
-    line = tree.body[0].lineno
-    lines = re.split(rb"\r\n|\r|\n", source)
-    opening = lines[line - 1].split(b'"""')[-1].split(b"'''")[-1]
-    while not opening.strip(b" \t\f\\") and line < (tree.body[0].end_lineno or line):
-        line += 1
-        opening = lines[line - 1]
-    return inspect.cleandoc(docstring), line
+    except (RecursionError, MemoryError) as error:
+        raise SourceError(path, 1, 1, "too deeply nested for Python to parse") from error
 
 
 def _heading(markdown: str) -> str:
@@ -406,16 +421,20 @@ def discover(root: Path) -> list[Path]:
     Returns:
         Their files, sorted.
     """
-    found: list[Path] = []
+    found: set[Path] = set()
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name[0] not in "_." and name != "tests"]
-        found += [Path(folder, name) for name in names if _is_paper(Path(folder, name))]
-    return sorted(
-        path for path in found if path.suffix == ".py" or path.with_suffix(".py") not in found
-    )
+        found |= {path for name in names if _is_paper(path := Path(folder, name))}
+    paired = {
+        path for path in found if path.suffix == ".ipynb" and path.with_suffix(".py") in found
+    }
+    return sorted(found - paired)
 
 
-_PACKAGE_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?(?:#.*\s+)*\s*[rRuU]?(?:\"\"\"|''')\\?\s*(?:---|#)")
+_PACKAGE_PAGE = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:[ \t\f]*(?:#[^\r\n]*)?(?:\r\n?|\n))*"  # blank lines and comments
+    rb"[rRuU]?(?:\"\"\"|''')\\?\s*(?:---|#)"
+)
 
 
 def _is_paper(path: Path) -> bool:

@@ -19,6 +19,9 @@ ENVIRONMENT = {
     "MPLBACKEND": "agg",
     "PYTHONHASHSEED": "0",
     "PYTHONIOENCODING": "utf-8",
+    # Byte code is dated to the second: a helper that is edited twice in one would run as it was.
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for a GPU must not make forked children lose it
     "COLUMNS": "88",  # the width that libraries print for
 }
 

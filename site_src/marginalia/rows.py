@@ -1,7 +1,8 @@
 """The row grammar: any Python source becomes rows of prose beside code, and nothing is lost.
 
-Read from the bottom of a row upwards: tokens and the syntax tree say what each line *is* (its
-role), roles say where rows *open*, and a row runs until the next one opens.
+Tokens and the syntax tree say what each line is (its role), the roles say where rows open, and a
+row runs until the next one opens. Other views of a source come from the same scan: its symbols,
+its trailing comments, and its code without prose.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tokenize
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import lru_cache
@@ -100,23 +102,25 @@ def read_source(path: Path) -> str:
     """
     data = path.read_bytes()
     if path.suffix == ".ipynb":
-        return _read_notebook(path, data)
-    encoding = _encoding(path, data)
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        before = data[: error.start].decode(encoding, "replace")
-        line, column = _position(before)
-        reason = f"byte 0x{data[error.start]:02x} is not {encoding}: {error.reason}"
-        raise SourceError(path, line, column, reason) from error
-    except (LookupError, UnicodeError) as error:
-        raise SourceError(path, 1, 1, str(error)) from error
+        return _percent(path, _decode(path, data, "utf-8"))
+    text = _decode(path, data, _encoding(path, data))
     if "\0" in text:
         raise SourceError(path, *_position(text[: text.index("\0")]), _NUL)
     return text
 
 
 _NUL = "a null byte cannot be part of Python source"
+
+
+def _decode(path: Path, data: bytes, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        place = _position(data[: error.start].decode(encoding, "replace"))
+        reason = f"byte 0x{data[error.start]:02x} is not {encoding}: {error.reason}"
+        raise SourceError(path, *place, reason) from error
+    except (LookupError, UnicodeError) as error:  # a codec that is not for text
+        raise SourceError(path, 1, 1, str(error)) from error
 
 
 def _encoding(path: Path, data: bytes) -> str:
@@ -151,24 +155,38 @@ def _position(before: str) -> tuple[int, int]:
     return len(lines), len(lines[-1].removeprefix("\ufeff")) + 1
 
 
-def _read_notebook(path: Path, data: bytes) -> str:
+def _percent(path: Path, text: str) -> str:
+    """The notebook as a percent script."""
     import jupytext  # type: ignore[import-untyped]  # slow to import, and few sources are notebooks
+    import nbformat
 
     try:
-        notebook = jupytext.reads(data.decode(), fmt="ipynb")
-        language = notebook.metadata.get("language_info", {}).get("name", "python")
-        if language not in ("python", "ipython"):
-            raise SourceError(path, 1, 1, f"the notebook is in {language}, not in Python")
-        return str(jupytext.writes(notebook, fmt="py:percent"))
-    except SourceError:
-        raise
+        json.loads(text)
+        with _quiet():
+            notebook = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+            script = str(jupytext.writes(notebook, fmt="py:percent"))
+        metadata = notebook.metadata
+        kernel = metadata.get("kernelspec", {}).get("language", "python")
+        language = metadata.get("language_info", {}).get("name", kernel)
     except json.JSONDecodeError as error:
-        raise SourceError(
-            path, error.lineno, error.colno, f"not a notebook: {error.msg}"
-        ) from error
+        reason = f"the notebook is not JSON: {error.msg}"
+        raise SourceError(path, error.lineno, error.colno, reason) from error
     except Exception as error:  # nbformat documents no closed set of errors for a broken file
-        reason = f"not a notebook: {type(error).__name__}: {error}"
-        raise SourceError(path, 1, 1, reason) from error
+        reason = str(error).partition("\n")[0]
+        raise SourceError(path, 1, 1, f"not a notebook: {reason}") from error
+    if language not in ("python", "ipython"):
+        raise SourceError(path, 1, 1, f"the notebook is in {language}, not in Python")
+    return script
+
+
+_WARNINGS = threading.Lock()  # catch_warnings swaps a global, and sources are read in threads
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def split_lines(text: str) -> list[str]:
@@ -207,7 +225,6 @@ class _Definition:
     head: int  # the line of `def` or `class`, below the decorators
     colon: int  # the last line of the header
     docstring: _Text | None
-    local: bool  # inside a function
 
 
 @dataclass(slots=True)
@@ -249,7 +266,7 @@ def _scan(text: str, path: str | Path) -> _Scan:
         reason, (line, column) = error.args
         raise SourceError(path, line, column + 1, reason) from error
     except UnicodeEncodeError as error:
-        place = _position(text[: error.start])
+        place = _position(text.removeprefix("\ufeff")[: error.start])
         raise SourceError(path, *place, "a lone surrogate is not text") from error
     except (RecursionError, MemoryError) as error:
         raise SourceError(path, 1, 1, "too deeply nested for Python to parse") from error
@@ -260,36 +277,15 @@ def _scan_cached(text: str) -> _Scan:
     if "\0" in text:
         line, column = _position(text[: text.index("\0")])
         raise SyntaxError(_NUL, ("", line, column, None))
-    lines = [line.rstrip("\r\n") for line in split_lines(text.removeprefix("\ufeff"))]
-    tree = _tree(text.removeprefix("\ufeff"))
+    text = text.removeprefix("\ufeff")
+    lines = [line.rstrip("\r\n") for line in split_lines(text)]
+    with _quiet():  # an invalid escape is the author's affair, when it runs
+        tree = ast.parse(text)
     tokens = _tokens(lines)
-    definitions: list[_Definition] = []
-    found: list[Symbol] = []
-    variables: set[str] = set()
-    for node, prefix, local in _statements(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            definition = _definition(node, prefix, local, tokens, lines)
-            definitions.append(definition)
-            if not local:
-                found.append(definition.symbol)
-        elif not local:
-            for variable in _variables(node, prefix, lines):
-                if variable.name not in variables:
-                    variables.add(variable.name)
-                    found.append(variable)
     docstring = _docstring(tree, tokens, lines)
     later = tree.body[1:] if docstring else tree.body
-    texts = [_text(node, tokens, lines) for node in later]
-    return _Scan(lines, tokens, docstring, [text for text in texts if text], definitions, found)
-
-
-_WARNINGS = threading.Lock()  # catch_warnings swaps a global, and sources are read in threads
-
-
-def _tree(text: str) -> ast.Module:
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an invalid escape is the author's affair, when it runs
-        return ast.parse(text)
+    texts = [found for node in later if (found := _text(node, tokens, lines))]
+    return _Scan(lines, tokens, docstring, texts, *_definitions(tree, tokens, lines))
 
 
 def _named(*names: str) -> frozenset[int]:
@@ -364,10 +360,27 @@ def _statements(tree: ast.Module) -> Iterator[tuple[ast.AST, str, bool]]:
         stack += [(child, prefix, local) for child in reversed(children)]
 
 
+def _definitions(
+    tree: ast.Module, tokens: _Tokens, lines: list[str]
+) -> tuple[list[_Definition], list[Symbol]]:
+    """The classes and functions at any depth, and the symbols outside functions."""
+    definitions: list[_Definition] = []
+    found: dict[str, Symbol] = {}  # definitions are kept by place, variables by name
+    for node, prefix, local in _statements(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            definition = _definition(node, prefix, tokens, lines)
+            definitions.append(definition)
+            if not local:
+                found[f"{definition.head}"] = definition.symbol
+        elif not local:
+            for variable in _variables(node, prefix, lines):
+                found.setdefault(variable.name, variable)
+    return definitions, list(found.values())
+
+
 def _definition(
     node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef,
     prefix: str,
-    local: bool,
     tokens: _Tokens,
     lines: list[str],
 ) -> _Definition:
@@ -386,7 +399,7 @@ def _definition(
         docstring=ast.get_docstring(node) or "",
     )
     docstring = _docstring(node, tokens, lines)
-    return _Definition(symbol, tokens.starts[head], tokens.ends[head], docstring, local)
+    return _Definition(symbol, tokens.starts[head], tokens.ends[head], docstring)
 
 
 _Documented = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -463,7 +476,7 @@ class _Role(Enum):
 
 
 _PRAGMA = re.compile(
-    r"#!|#\s*(?:(?:type|fmt|ruff|pylint|mypy|isort|pyright|flake8|yapf|nosec|vim?):"
+    r"#!|#\s*(?:(?:type|fmt|ruff|pylint|mypy|isort|pyright|pytype|flake8|yapf|cython|vim?):"
     r"|noqa\b|pragma(?::|\s+no\b)|-\*-)"
 )
 _MAGIC = re.compile(r"#\s?(?:%{1,2}[a-zA-Z_]|!\s*\w)")  # a command of IPython, turned off
@@ -474,6 +487,7 @@ _MARKER = re.compile(
 )
 _PERCENT = re.compile(r"#\s*%%+(?:\s|\[|$)|# In ?\[")
 _MARKDOWN = re.compile(r"\[(?:markdown|md|raw)\]")
+_FOREIGN = re.compile(r"%%.*\blanguage=")  # a cell in another language, all of it in comments
 _HEADER_KEY = re.compile(r"#\s*[a-z][\w-]*:")
 
 
@@ -484,7 +498,7 @@ def _roles(scan: _Scan) -> list[_Role]:
     for first, last in scan.tokens.strings:
         roles[first : last + 1] = [_Role.CODE] * (last + 1 - first)
     header, script = _header(scan), _is_script(scan)
-    markdown = False
+    markdown = foreign = False
     texts = {text.start: text for text in scan.texts if text.lifted}
     for line in range(1, len(scan.lines) + 1):
         comment = scan.tokens.comments.get(line)
@@ -494,7 +508,8 @@ def _roles(scan: _Scan) -> list[_Role]:
             elif not comment.column and _MARKER.match(comment.text):
                 roles[line] = _Role.HIDDEN
                 markdown = bool(_MARKDOWN.search(comment.text))
-            elif not _is_code(comment, scan, script):
+                foreign = bool(_FOREIGN.search(comment.text))
+            elif not foreign and not _is_code(comment, scan, script):
                 roles[line] = _Role.CELL if markdown else _Role.PROSE
         elif markdown and line in texts:
             _mark_text(roles, texts[line])
@@ -839,7 +854,7 @@ def is_script(text: str) -> bool:
         Whether it has cell markers (`# %%`) or the header that jupytext writes; a source that
         does not parse is no script.
     """
-    if not re.search(r"%%|^# In ?\[|^# ---", text, re.MULTILINE):
+    if not re.search(r"%%|# In ?\[|# ---", text):
         return False
     try:
         return _is_script(_scan(text, "<source>"))

@@ -73,6 +73,11 @@ def run_isolated(job: Job) -> Result:
     return _run(job, isolation.Stop())
 
 
+def prepare() -> None:
+    """Start what demos are forked from, and do not wait for it: the first demo has it then."""
+    isolation.prepare()
+
+
 def _run(job: Job, stop: isolation.Stop) -> Result:
     plain = {
         "path": str(job.path),
@@ -213,7 +218,7 @@ class _Batch:
                 missing.append(index)
             else:
                 self._finish(index, result, "cached")
-        self._shelf.close()
+        self._shelf.keep_findings()
         return sorted(missing, key=lambda i: self._shelf.seconds(self.jobs[i]), reverse=True)
 
     def run(
@@ -321,7 +326,7 @@ class _Shelf:
         kept = _numbered(result.to_json(), page.to_code)
         self._store.put(page.inputs.key, {"result": kept, "reads": reads})
 
-    def close(self) -> None:
+    def keep_findings(self) -> None:
         """Keep what was found in sources for the next build."""
         found = keys.memory.to_keep()
         if found is not None:

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
-from marginalia.effects import Changes, binds, is_seeding, needs, reads
+from marginalia.effects import Changes, binds, is_seeding, needs
 from marginalia.errors import MarginaliaError
 from marginalia.rows import read_source, symbols
 from marginalia.syntax import (
@@ -33,13 +33,18 @@ from marginalia.syntax import (
 
 _BUILTINS = frozenset(dir(builtins)) | {"__file__", "__path__", "__annotations__"}
 _WIDTH = 100
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 Kind = Literal["import", "definition", "guard", "text", "code"]
-Path_ = tuple[str, ...]
+Dotted = tuple[str, ...]
 
 
 def runnable(
-    text: str, target: str | tuple[int, int], *, path: str | Path = "<source>", root: Path | None = None
+    text: str,
+    target: str | tuple[int, int],
+    *,
+    path: str | Path = "<source>",
+    root: Path | None = None,
 ) -> str:
     """Cut out a piece of a module so that it runs alone in a fresh interpreter.
 
@@ -63,13 +68,12 @@ def runnable(
     if root and any(part in ("site-packages", "dist-packages") for part in root.resolve().parts):
         root = None  # an installed package can be imported wherever the result runs
     module = _load(text, str(path), root)
+    chosen: _Choice | None
     if isinstance(target, str):
         chosen = _choose_symbol(module, target)
     else:
         chosen = _choose_lines(module, *target)
-    if chosen is None:
-        return ""
-    return _Assembly(module, chosen).text()
+    return _Assembly(module, chosen).text() if chosen else ""
 
 
 # A module in blocks
@@ -91,6 +95,8 @@ class _Block:
         needs: Names that it reads before it binds them.
         paths: The dotted names in it that start at a name of the module.
         changes: Names whose objects it changes.
+        deferred: Whether it holds a function, which needs its names only when it is called.
+        keeps: Whether it seeds a random generator, and so is kept in any case.
     """
 
     nodes: list[ast.stmt]
@@ -102,9 +108,10 @@ class _Block:
     binds: frozenset[str] = frozenset()
     certain: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
-    paths: frozenset[Path_] = frozenset()
+    paths: frozenset[Dotted] = frozenset()
     changes: frozenset[str] = frozenset()
-    keeps: bool = False  # seeds a random generator
+    deferred: bool = False
+    keeps: bool = False
 
 
 class _Module:
@@ -166,7 +173,16 @@ class _Module:
         block.binds = frozenset(binds(nodes))
         found = (use.path for use in module_uses(nodes) if use.loads)
         block.paths = frozenset(path for path in found if path[0] in block.needs)
+        inner = (part for node in nodes for part in ast.walk(node))
+        block.deferred = any(isinstance(part, _FUNCTIONS) for part in inner)
         block.keeps = any(is_seeding(node) for node in nodes)
+
+    def has_code(self, number: int) -> bool:
+        """Whether a line is more than a comment."""
+        if not 1 <= number <= len(self.lines):
+            return False
+        line = self.lines[number - 1].strip()
+        return number in self.inside or bool(line and not line.startswith("#"))
 
     @cached_property
     def top(self) -> list[_Block]:
@@ -211,7 +227,7 @@ def _load(text: str, path: str, root: Path | None) -> _Module:
     return _Module(text, path, root)
 
 
-def _module_name(path: str, root: Path | None) -> tuple[Path_, bool]:
+def _module_name(path: str, root: Path | None) -> tuple[Dotted, bool]:
     """The dotted name of a file below the root, and whether it is a package; empty elsewhere."""
     if root is None:
         return (), False
@@ -289,17 +305,14 @@ def _choose_symbol(module: _Module, target: str) -> _Choice:
         raise MarginaliaError(f"{module.path}: there is no definition of {target}{hint}")
     choice = _Choice(module.closure([top]))
     if top == "demo":
-        choice.blocks |= {b for b in module.top if b.kind == "guard" and b.needs == {"demo", "__name__"}}
+        choice.blocks |= {
+            b for b in module.top if b.kind == "guard" and b.needs == {"demo", "__name__"}
+        }
     return choice
 
 
 def _choose_lines(module: _Module, start: int, end: int) -> _Choice | None:
-    code = [
-        number
-        for number in range(max(start, 1), min(end, len(module.lines)) + 1)
-        if number in module.inside or not module.lines[number - 1].lstrip().startswith(("#", ""))
-        or (module.lines[number - 1].strip() and not module.lines[number - 1].lstrip().startswith("#"))
-    ]
+    code = [number for number in range(start, end + 1) if module.has_code(number)]
     wanted = [
         block
         for block in module.top
@@ -310,9 +323,10 @@ def _choose_lines(module: _Module, start: int, end: int) -> _Choice | None:
     if [node for block in wanted for node in block.nodes] == [module.demo]:
         return _choose_in_demo(module, code)
     executed = [block for block in wanted if block.kind != "definition"]
-    defined = [block for block in wanted if block.kind == "definition"]
     kept = _slice(module, module.top, executed) if executed else set()
-    kept |= set(defined) | module.closure(name for block in defined for name in block.needs)
+    kept.update(wanted)
+    bound = {name for block in kept for name in block.binds}
+    kept |= module.closure({name for block in kept for name in block.needs} - bound)
     return _Choice(kept, {block for block in wanted if block.kind == "import"})
 
 
@@ -340,6 +354,7 @@ def _stands_alone(module: _Module, kept: set[_Block], closure: set[_Block]) -> b
     body = [node for block in kept for node in block.nodes]
     return (
         module.demo is not None
+        and not module.demo.decorator_list
         and not any(ast.iter_child_nodes(module.demo.args))
         and not local & shared
         and is_dedentable(body)
@@ -365,34 +380,431 @@ def is_dedentable(body: Iterable[ast.stmt]) -> bool:
 def _slice(module: _Module, blocks: Sequence[_Block], wanted: Sequence[_Block]) -> set[_Block]:
     """Statements, and the earlier ones that give their names the values they have there."""
     kept = set(wanted)
-    live = needs([node for block in wanted for node in block.nodes], set())
-    live = _with_later_needs(module, blocks, live)
-    last = blocks.index(wanted[-1])
-    for block in reversed(blocks[:last]):
+    deferred = _deferred([*blocks, *module.top])
+    live = _with_deferred(needs([n for block in wanted for n in block.nodes], set()), deferred)
+    for block in reversed(blocks[: blocks.index(wanted[-1])]):
         if block in kept or block.kind in ("guard", "text"):
             continue
         if block.keeps or live & (block.binds | block.changes):
             kept.add(block)
-            live = _with_later_needs(module, blocks, (live - block.certain) | block.needs)
-    top = blocks is module.top
-    return kept | (module.stars(live) if top else set())
+            live = _with_deferred((live - block.certain) | block.needs, deferred)
+    return kept
 
 
-def _with_later_needs(module: _Module, blocks: Sequence[_Block], live: set[str]) -> set[str]:
-    """Names, and those that the functions among them need when they are called."""
-    found: set[str] = set()
-    waiting = set(live)
-    while waiting:
-        found |= waiting
-        waiting = {
-            name
-            for block in (*blocks, *module.top)
-            if waiting & block.binds and _is_deferred(block)
-            for name in block.needs
-        } - found
+def _deferred(blocks: Iterable[_Block]) -> dict[str, set[str]]:
+    """Name of a function or class -> the names that are looked up when it is called."""
+    found: dict[str, set[str]] = {}
+    for block in blocks:
+        if block.deferred:
+            for name in block.binds:
+                found.setdefault(name, set()).update(block.needs)
     return found
 
 
-def _is_deferred(block: _Block) -> bool:
-    deferred = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-    return any(isinstance(inner, deferred) for node in block.nodes for inner in ast.walk(node))
+def _with_deferred(live: set[str], deferred: Mapping[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = live
+    while waiting:
+        found |= waiting
+        waiting = {need for name in waiting for need in deferred.get(name, ())} - found
+    return found
+
+
+# Local modules
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What an alias of an import takes from a local module: a name of it, or the module itself."""
+
+    module: str
+    name: str  # empty for the module
+
+
+class _Locals:
+    """The local modules that a piece takes names from, and what it takes."""
+
+    def __init__(self, module: _Module, choice: _Choice) -> None:
+        self.main = module
+        self.choice = choice
+        self.left: set[str] = set()  # modules whose import has to stay
+        self._find()
+        while clash := self._clash():
+            self.left.add(clash)
+            self._find()
+
+    def _find(self) -> None:
+        """Follow the imports of local modules from the piece, until nothing new is needed."""
+        self.kept: dict[_Module, set[_Block]] = {self.main: self.choice.blocks}
+        self.asked: dict[_Module, set[str]] = {self.main: set()}
+        waiting = [self.main]
+        while waiting:
+            module = waiting.pop()
+            for taken, alias in self._all_taken(module):
+                other = self.load(taken.module)
+                if other is None:
+                    continue
+                names = {taken.name} if taken.name else self.attributes(module, alias)
+                before = self.asked.setdefault(other, set())
+                if names - before or other not in self.kept:
+                    before |= names
+                    self.kept[other] = other.closure(before)
+                    waiting.append(other)
+
+    def _all_taken(self, module: _Module) -> Iterator[tuple[_Taken, str]]:
+        for block in self.kept[module]:
+            if block.kind == "import":
+                for node, alias in self.aliases(module, block):
+                    taken = self.taken(module, node, alias)
+                    if taken:
+                        yield taken, _bound_by(alias)
+
+    def load(self, name: str) -> _Module | None:
+        """A local module, unless its import has to stay."""
+        path = self.file(name)
+        if path is None or name in self.left:
+            return None
+        return _load(read_source(path), str(path), self.main.root)
+
+    def file(self, name: str) -> Path | None:
+        """The file of a local module."""
+        if self.main.root is None or not name:
+            return None
+        base = self.main.root.joinpath(*name.split("."))
+        for path in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
+            if path.is_file() and path != Path(self.main.path):
+                return path
+        return None
+
+    def needed(self, module: _Module) -> set[str]:
+        """The names that the kept blocks of a module need from it."""
+        names = {name for block in self.kept[module] for name in block.needs}
+        return names | self.asked[module]
+
+    def paths(self, module: _Module) -> set[Dotted]:
+        """The dotted names that the kept blocks of a module need from it."""
+        paths = {path for block in self.kept[module] for path in block.paths}
+        return paths | {(name,) for name in self.asked[module]}
+
+    def attributes(self, module: _Module, name: str) -> set[str]:
+        """What is taken from a module that goes by a name."""
+        return {path[1] for path in self.paths(module) if path[0] == name and len(path) > 1}
+
+    def aliases(
+        self, module: _Module, block: _Block
+    ) -> list[tuple[ast.Import | ast.ImportFrom, ast.alias]]:
+        """The names of an import that are needed."""
+        found = []
+        needed = self.needed(module)
+        for node in block.nodes:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                for alias in node.names:
+                    whole = block in self.choice.whole or alias.name == "*"
+                    if whole or _is_future(node) or self._is_needed(module, node, alias, needed):
+                        found.append((node, alias))
+        return found
+
+    def _is_needed(
+        self,
+        module: _Module,
+        node: ast.Import | ast.ImportFrom,
+        alias: ast.alias,
+        needed: set[str],
+    ) -> bool:
+        name = _bound_by(alias)
+        if name not in needed or isinstance(node, ast.ImportFrom) or alias.asname:
+            return name in needed
+        # `import a` and `import a.b` bind the same name: keep what the code says more of.
+        rivals = [
+            tuple(rival.name.split("."))
+            for block in self.kept[module]
+            for other in block.nodes
+            if isinstance(other, ast.Import)
+            for rival in other.names
+            if _bound_by(rival) == name and not rival.asname
+        ]
+        mine = tuple(alias.name.split("."))
+        for path in self.paths(module):
+            if path[0] == name:
+                fitting = [rival for rival in rivals if path[: len(rival)] == rival]
+                if mine == max(fitting, key=len, default=mine):
+                    return True
+        return False
+
+    def taken(
+        self, module: _Module, node: ast.Import | ast.ImportFrom, alias: ast.alias
+    ) -> _Taken | None:
+        """What an alias takes from a local module, if that can be put in its place."""
+        name = _bound_by(alias)
+        if isinstance(node, ast.Import):
+            if alias.asname is None and "." in alias.name:
+                return None
+            return self._whole(module, alias.name, name)
+        source = _source(module, node)
+        if alias.name == "*":
+            return None
+        other = self.load(source)
+        if other and alias.name in other.bound:
+            return _Taken(source, alias.name)
+        return self._whole(module, f"{source}.{alias.name}", name)
+
+    def _whole(self, module: _Module, source: str, name: str) -> _Taken | None:
+        """A module as an object: only attributes that it defines are read from it."""
+        other = self.load(source)
+        if other is None:
+            return None
+        uses = [
+            use
+            for block in self.kept[module]
+            for use in module_uses(block.nodes)
+            if use.name == name and use.loads
+        ]
+        readable = all(
+            len(use.path) > 1
+            and use.path[1] in other.bound
+            and isinstance(getattr(use.nodes[1], "ctx", None), ast.Load)
+            for use in uses
+        )
+        return _Taken(source, "") if readable and uses else None
+
+    def _clash(self) -> str | None:
+        """A module that cannot be put with the others: they use one name for two things."""
+        meanings: dict[str, tuple[str, ...]] = {}
+        for module in self.kept:
+            for name, meaning in self._meanings(module):
+                if meanings.setdefault(name, meaning) != meaning and module is not self.main:
+                    return ".".join(module.name)
+            if module is not self.main and any("__file__" in b.needs for b in self.kept[module]):
+                return ".".join(module.name)
+        return None
+
+    def _meanings(self, module: _Module) -> Iterator[tuple[str, tuple[str, ...]]]:
+        here = ".".join(module.name)
+        for block in self.kept[module]:
+            if block.kind == "import":
+                for node, alias in self.aliases(module, block):
+                    taken = self.taken(module, node, alias)
+                    plain = ("", _source(module, node), _from(alias)) if not taken else ()
+                    meaning = self._meaning(taken) if taken else plain
+                    yield _bound_by(alias), meaning
+                    if taken and not taken.name:
+                        yield "SimpleNamespace", ("", "types", "SimpleNamespace")
+            else:
+                yield from ((name, (here, name)) for name in block.binds)
+        for name in self.needed(module) - module.bound.keys():
+            if name in _BUILTINS:
+                yield name, ("builtins", name)
+
+    def _meaning(self, taken: _Taken) -> tuple[str, ...]:
+        """The definition behind a name that is taken, through any number of imports."""
+        other = self.load(taken.module)
+        for block in other.bound.get(taken.name, ()) if other else ():
+            for node in block.nodes if block.kind == "import" else ():
+                if other and isinstance(node, ast.Import | ast.ImportFrom):
+                    for alias in node.names:
+                        if _bound_by(alias) == taken.name:
+                            further = self.taken(other, node, alias)
+                            if further and further != taken:
+                                return self._meaning(further)
+                            return ("", _source(other, node), _from(alias))
+        return (taken.module, taken.name)
+
+
+def _bound_by(alias: ast.alias) -> str:
+    return alias.asname or alias.name.split(".")[0]
+
+
+def _from(alias: ast.alias) -> str:
+    return alias.name if alias.asname else alias.name.split(".")[0]
+
+
+def _is_future(node: ast.Import | ast.ImportFrom) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+
+
+def _source(module: _Module, node: ast.Import | ast.ImportFrom) -> str:
+    """The absolute name of the module that `from … import` names."""
+    if isinstance(node, ast.Import):
+        return ""
+    if not node.level:
+        return node.module or ""
+    up = node.level - module.is_package
+    package = module.name[: len(module.name) - up] if up <= len(module.name) else ()
+    return ".".join((*package, *([node.module] if node.module else []))) if module.name else ""
+
+
+# Putting it together
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Lines of the result, and where they are from: places of one file keep their distance."""
+
+    lines: list[str]
+    kind: Literal["import", "definition", "code"]
+    module: _Module | None = None
+    start: int = 0
+    end: int = 0
+
+
+class _Assembly:
+    """Writes the chosen blocks in the order in which they run."""
+
+    def __init__(self, module: _Module, choice: _Choice) -> None:
+        self.module = module
+        self.choice = choice
+        self.locals = _Locals(module, choice)
+        self.pieces: list[_Piece] = []
+        self.future: _Piece | None = None
+        self.imported: set[tuple[str, str, str | None]] = set()
+        self.written: set[_Module] = set()
+        self.pending: list[tuple[_Taken, str, _Module]] = []
+
+    def text(self) -> str:
+        """The whole snippet."""
+        self._write(self.module)
+        if self.choice.call:
+            self.pieces.append(_Piece(["demo()"], "code"))
+        pieces = [self.future, *self.pieces] if self.future else self.pieces
+        lines: list[str] = []
+        for number, piece in enumerate(pieces):
+            if number:
+                lines += [""] * _gap(pieces[number - 1], piece)
+            lines += piece.lines
+        return "".join(f"{line}\n" for line in lines)
+
+    def _write(self, module: _Module) -> None:
+        self.written.add(module)
+        kept = self.locals.kept[module]
+        futures = [node for node in module.tree.body if _is_future_statement(node)]
+        if futures and not self.future and any(_annotates(n) for b in kept for n in b.nodes):
+            lines = [line for node in futures for line in _lines_of(module, node)]
+            self.future = _Piece(lines, "import", module, 1, end_of(futures[-1]))
+        for block in module.blocks:
+            if block in kept:
+                if block.kind == "import":
+                    self._write_import(module, block)
+                else:
+                    self._write_pending()
+                    self._write_block(module, block)
+        self._write_pending()
+
+    def _write_block(self, module: _Module, block: _Block) -> None:
+        start = block.start if self._is_explained(module, block) else block.first
+        lines = dedent(module.lines, start, block.end, module.inside)
+        stays = sorted({path for node in block.nodes for path in self._stays(module, node)})
+        lines = [*(f"# needs {path} from this site" for path in stays), *lines]
+        kind: Literal["definition", "code"] = "definition" if block.kind == "definition" else "code"
+        self.pieces.append(_Piece(lines, kind, module, block.start, block.end))
+
+    def _is_explained(self, module: _Module, block: _Block) -> bool:
+        """Whether all that the comment above a block speaks of is in the snippet."""
+        blocks = module.blocks[module.blocks.index(block) :]
+        for before, following in zip(blocks, blocks[1:], strict=False):
+            new_row = following.start != following.first or following.in_demo != block.in_demo
+            if new_row or following.start > before.end + 1 or before.kind == "definition":
+                break
+            if following not in self.locals.kept[module]:
+                return False
+        return True
+
+    def _stays(self, module: _Module, node: ast.stmt) -> Iterator[str]:
+        """The local modules whose import a statement holds."""
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Import | ast.ImportFrom):
+                for alias in inner.names:
+                    yield from self._file_of(module, inner, alias)
+
+    def _file_of(
+        self, module: _Module, node: ast.Import | ast.ImportFrom, alias: ast.alias
+    ) -> Iterator[str]:
+        source = _source(module, node)
+        names = [f"{source}.{alias.name}", source] if source else [alias.name]
+        for name in names:
+            path = self.locals.file(name)
+            if path and self.module.root:
+                yield path.relative_to(self.module.root).as_posix()
+                return
+
+    def _write_import(self, module: _Module, block: _Block) -> None:
+        rest: dict[ast.Import | ast.ImportFrom, list[ast.alias]] = {}
+        for node, alias in self.locals.aliases(module, block):
+            taken = None if _is_future(node) else self.locals.taken(module, node, alias)
+            if taken:
+                self.pending.append((taken, _bound_by(alias), module))
+                continue
+            key = (_source(module, node), alias.name, alias.asname)
+            if key not in self.imported and not _is_future(node):
+                self.imported.add(key)
+                rest.setdefault(node, []).append(alias)
+        for node, aliases in rest.items():
+            stays = {path for alias in aliases for path in self._file_of(module, node, alias)}
+            lines = [f"# needs {path} from this site" for path in sorted(stays)]
+            complete = len(aliases) == len(node.names) and len(block.nodes) == 1
+            lines += _lines_of(module, node) if complete else _import_of(node, aliases)
+            self.pieces.append(_Piece(lines, "import", module, block.start, block.end))
+
+    def _write_pending(self) -> None:
+        """Write what the imports of local modules stand for."""
+        pending, self.pending = self.pending, []
+        for taken, name, module in pending:
+            other = self.locals.load(taken.module)
+            if other is None:
+                continue
+            if other not in self.written:
+                self._write(other)
+            if not taken.name:
+                self._write_namespace(name, self.locals.attributes(module, name))
+            elif taken.name != name:
+                self.pieces.append(_Piece([f"{name} = {taken.name}"], "code"))
+
+    def _write_namespace(self, name: str, attributes: set[str]) -> None:
+        key = ("types", "SimpleNamespace", None)
+        if key not in self.imported:
+            self.imported.add(key)
+            self.pieces.append(_Piece(["from types import SimpleNamespace"], "import"))
+        values = ", ".join(f"{attribute}={attribute}" for attribute in sorted(attributes))
+        self.pieces.append(_Piece([f"{name} = SimpleNamespace({values})"], "code"))
+
+
+def _gap(before: _Piece, after: _Piece) -> int:
+    """The blank lines between two pieces."""
+    kinds = {before.kind, after.kind}
+    if "definition" in kinds:
+        return 2
+    if before.module is not after.module or after.module is None:
+        return 0 if kinds == {"import"} else 1
+    between = after.module.lines[before.end : after.start - 1]
+    return 1 if len(kinds) > 1 or not all(line.strip() for line in between) else 0
+
+
+def _lines_of(module: _Module, node: ast.stmt) -> list[str]:
+    first, last = start_of(node), end_of(node)
+    return dedent(module.lines, first, last, module.inside)
+
+
+def _import_of(node: ast.Import | ast.ImportFrom, aliases: Sequence[ast.alias]) -> list[str]:
+    """An import of some of the names of another."""
+    part: ast.stmt
+    if isinstance(node, ast.Import):
+        part = ast.Import(list(aliases))
+    else:
+        part = ast.ImportFrom(node.module, list(aliases), node.level)
+    line = ast.unparse(part)
+    if len(line) <= _WIDTH or isinstance(node, ast.Import):
+        return [line]
+    head = line.partition(" import ")[0]
+    return [f"{head} import (", *(f"    {ast.unparse(alias)}," for alias in aliases), ")"]
+
+
+def _is_future_statement(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ImportFrom) and _is_future(node)
+
+
+def _annotates(node: ast.AST) -> bool:
+    return any(
+        isinstance(inner, ast.AnnAssign)
+        or getattr(inner, "annotation", None)
+        or getattr(inner, "returns", None)
+        for inner in ast.walk(node)
+    )

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import ast
 import io
+import threading
 import tokenize
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from marginalia.rows import _tree, split_lines, symbols
+from marginalia.rows import split_lines, symbols
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -74,7 +76,14 @@ def parse(text: str, path: str | Path = "<source>") -> ast.Module:
         SourceError: The running Python does not parse the text.
     """
     symbols(text, path)  # says where it does not parse
-    return _tree("".join(f"{line}\n" for line in plain_lines(text)))
+    normal = "".join(f"{line}\n" for line in plain_lines(text))
+    with _WARNINGS, warnings.catch_warnings():
+        for category in (SyntaxWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)  # an invalid escape is its author's affair
+        return ast.parse(normal)
+
+
+_WARNINGS = threading.Lock()  # catch_warnings swaps a global, and sources are read in threads
 
 
 def uses(nodes: Iterable[ast.AST], module: Scope | None = None) -> list[Use]:

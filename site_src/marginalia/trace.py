@@ -87,11 +87,13 @@ class _Site:
     Attributes:
         line: Where they are shown.
         names: Their names as written; ``self.x`` is looked up in the value given for ``self``.
+        modules: Whether modules are shown by their weights, or not at all.
         seen: How often the place was reached.
     """
 
     line: int
     names: tuple[str, ...]
+    modules: bool = True
     seen: int = 0
 
 
@@ -254,7 +256,10 @@ class Trace:
 
         for name, value in zip(site.names, values, strict=True):
             with suppress(Exception), torch._C.DisableTorchFunction():
-                for part, tensor, kind in _tensors(name, _resolved(name, value)):
+                value = _resolved(name, value)
+                if isinstance(value, torch.nn.Module) and not site.modules:
+                    continue
+                for part, tensor, kind in _tensors(name, value):
                     self._note(site.line, part, tensor, kind, call)
 
     def _note(self, line: int, name: str, found: Any, kind: Kind, call: int) -> None:
@@ -313,8 +318,8 @@ class _Pass:
         _Walrus(self._lines, self._site).block(tree.body)
         tree.body[first:] = self._block(tree.body[first:])
 
-    def _site(self, line: int, *names: str) -> int:
-        self._sites.append(_Site(line, names))
+    def _site(self, line: int, *names: str, modules: bool = True) -> int:
+        self._sites.append(_Site(line, names, modules))
         return len(self._sites) - 1
 
     def _block(self, body: list[ast.stmt]) -> list[ast.stmt]:
@@ -324,7 +329,7 @@ class _Pass:
             self._inside(node)
             done.append(node)
             if isinstance(node, ast.Return) and node.value:
-                site = self._site(last_line(node, self._lines), "return")
+                site = self._site(last_line(node, self._lines), "return", modules=False)
                 node.value = hook("through", site, node.value, at=node.value)
             done += self._bind(last_line(node, self._lines), _assigned(node), node)
         return done
@@ -362,7 +367,7 @@ class _Pass:
             return
         first = prologue(node.body)
         names = _arguments(node)
-        site = self._site(node.lineno, *names)
+        site = self._site(node.lineno, *names, modules=False)
         values = [ast.Name(name, ast.Load()) for name in names]
         _Walrus(self._lines, self._site).block(node.body)
         enter = statement("enter", site, *values, at=node)

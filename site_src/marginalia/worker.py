@@ -89,6 +89,7 @@ def _guard(control: socket.socket) -> NoReturn:
             report = _watch(demo, control, job["timeout"])
             result = outcome(report, scratch, job["max_bytes"])
             control.sendall(json.dumps(report).encode() + b"\n" + result)
+            control.shutdown(socket.SHUT_WR)  # that is all: the builder need not wait for our end
     finally:
         os._exit(0)
 

@@ -958,6 +958,8 @@ def test_generated_sources_are_lossless(text: str, end: str, mark: bool, last: s
     source = ("\ufeff" if mark else "") + (text + last).replace("\n", end)
     if python_parses(source):
         check(source)
+        reworded = source.replace("# why", "# because\u2028").replace("# yes", "#")
+        assert code_text(reworded) == code_text(source)
 
 
 @settings(max_examples=300, deadline=None)

@@ -32,7 +32,8 @@ $O(n)$; it is $O(nsd)$, linear in $n$ since $s$ does not grow with the image.
 makes it work removes whatever all pixels of an image have in common (shown below),
 so the authors' block adds its input back at the end.
 
-Letters: `b` batch, `n` tokens (pixels), `d` features, `s` memory slots, `h` heads.
+Letters: `b` batch, `n` tokens (pixels), `d` features, `s` memory slots, `h` heads,
+`k` features of a head.
 """
 
 import matplotlib.pyplot as plt
@@ -51,9 +52,10 @@ def double_normalize(similarity: Tensor) -> Tensor:  # [... n s] -> [... n s]
     $$\hat\alpha_{ij} = \frac{\exp \tilde\alpha_{ij}}{\sum_k \exp \tilde\alpha_{kj}},
       \qquad \alpha_{ij} = \frac{\hat\alpha_{ij}}{\sum_k \hat\alpha_{ik}}$$
     """
-    # *The note* leaves this out. One softmax over the slots would do what attention
-    # usually does; the authors found it too sensitive to the scale of the features,
-    # and first let the tokens compete for each slot.
+    # *The note* leaves this out. Attention usually has one softmax, here over the
+    # slots. The authors found that too sensitive to the scale of the features, and
+    # first let the tokens compete for each slot. (What that makes it blind to is not
+    # the scale: see the demo.)
     log_share = similarity.log_softmax(dim=-2)
 
     # To exponentiate and divide by the sum is a softmax again. Written so, a token
@@ -157,6 +159,11 @@ class RowSoftmax(ExternalAttention):
         return self.m_k(f).softmax(dim=-1)
 
 
+def weights(block: nn.Module) -> int:
+    """How many numbers a block learns."""
+    return sum(p.numel() for p in block.parameters())
+
+
 def multiply_adds(block: nn.Module, n: int, d: int = 64) -> int:
     """Products that `block` computes for one image of `n` tokens."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -199,14 +206,10 @@ def demo() -> None:
     # **The price in weights.** Two matrices. To build EAMLP-14 the authors put the
     # multi-head layer in place of the 14 self-attention layers of T2T-ViT-14, which
     # has 21.5 million weights ($4d^2 + d$ in each of those layers).
-    def count(block: nn.Module) -> int:
-        return sum(p.numel() for p in block.parameters())
-
-    with torch.device("meta"):  # counts weights, computes nothing
-        single, multi = ExternalAttention(512), MultiHeadExternalAttention(384, 6)
-    eamlp = 21.5e6 + 14 * (count(multi) - (4 * 384**2 + 384))
-    assert count(single) == 2 * 512 * 64  # M_k and M_v, each S x d
-    assert round(eamlp / 1e6) == 30  # EAMLP-14: 30M parameters
+    single, multi = ExternalAttention(512), MultiHeadExternalAttention(384, 6)
+    eamlp = 21.5e6 + 14 * (weights(multi) - (4 * 384**2 + 384))
+    assert weights(single) == 2 * 512 * 64  # Section 3: M_k and M_v, each S x d
+    assert round(eamlp / 1e6) == 30  # ImageNet results: EAMLP-14, 30M
 
     # **The price in time.** Twice the pixels cost external attention twice as much and
     # self-attention four times.
@@ -214,33 +217,34 @@ def demo() -> None:
     with torch.device("meta"):
         external = [multiply_adds(ExternalAttention(64), n) for n in sizes]
         internal = [multiply_adds(SelfAttention(64), n) for n in sizes]
-    assert external == [2 * n * 64 * 64 for n in sizes]  # O(dSN)
-    assert external[-1] / external[-2] == 2  # linear in N
-    assert round(internal[-1] / internal[-2], 1) == 4  # O(dN²)
+    assert external == [2 * n * 64 * 64 for n in sizes]  # Section 3: O(dSN)
+    assert external[-1] / external[-2] == 2  # Section 3: linear in N
+    assert round(internal[-1] / internal[-2], 1) == 4  # Section 3: O(dN²)
 
     # **What the double normalisation does.** Each row sums to 1 at the end. And since
     # every slot was first divided by its popularity, a slot that *all* tokens like
     # wins nothing: add one vector to all tokens, and no weight moves.
     ea, f = ExternalAttention(16, s=32), torch.randn(2, 64, 16)
     a, light = ea.attend(f), torch.randn(16)
-    torch.testing.assert_close(a.sum(dim=-1), torch.ones(2, 64))  # "Normalization"
-    torch.testing.assert_close(ea.attend(f + light), a)  # follows from it
+    torch.testing.assert_close(a.sum(dim=-1), torch.ones(2, 64))  # double normalisation
+    torch.testing.assert_close(ea.attend(f + light), a)  # what follows from it
 
     # So tokens are judged against each other. Change one and the others' weights
     # change too. A token without company is left with nothing: equal weights.
     touched = f.clone()
     touched[:, 0] += 5
     moved = (ea.attend(touched) - a)[:, 1:].abs().max()
-    assert moved > 1e-3  # the softmax runs over the tokens
-    assert ea.attend(f[:, :1]).unique().numel() == 1  # follows from it
+    assert moved > 1e-3  # its softmax runs over the tokens
+    assert ea.attend(f[:, :1]).unique().numel() == 1  # what follows from it
 
     # **What samples share.** The weights, learned from all of them, and nothing else:
-    # in a batch, each image gets what it gets alone.
-    torch.testing.assert_close(ea(f)[:1], ea(f[:1]))  # memories shared by samples
+    # in a batch, each image gets what it gets alone. With several heads too.
+    images = torch.randn(2, 49, 384)
+    torch.testing.assert_close(multi(images)[:1], multi(images[:1]))  # shared memory
 
     # **Filling a memory.** Twenty materials, always the same, under another light in
     # each image. The normalisation takes away what an image's tokens share, the memory
-    # adds what all images share. Neither is enough alone.
+    # adds what all images share. One softmax fails at this, and so does self-attention.
     errors = []
     for seed in range(3):
         torch.manual_seed(seed)
@@ -249,9 +253,9 @@ def demo() -> None:
         blocks = ea, row, SelfAttention(16)
         errors.append([error(block, materials) for block in blocks])
     both, memory_only, tokens_only = torch.tensor(errors).T
-    assert both.max() < 0.1  # both
-    assert memory_only.min() > 0.5  # a memory, one softmax over its slots
-    assert tokens_only.min() > 0.5  # keys and values from the image itself
+    assert both.max() < 0.1  # external attention
+    assert memory_only.min() > 0.5  # its memory, with one softmax over the slots
+    assert tokens_only.min() > 0.5  # keys and values from the image's own tokens
 
     _, axes = plt.subplots(1, 3, figsize=(8, 2.6), layout="constrained")
     axes[0].loglog(sizes, internal, label="self-attention")

@@ -63,7 +63,7 @@ def weigh(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
     Returns:
         Weights `[... n m]`, each row a distribution over the keys.
     """
-    # A product of $d_k$ random pairs has variance $d_k$ (footnote 4). Without the
+    # A sum of $d_k$ random products has variance $d_k$ (footnote 4). Without the
     # root the scores grow with the width, the softmax picks a single key, and then
     # hardly any gradient passes through it.
     scores = einsum(q, k, "... n k, ... m k -> ... n m") / math.sqrt(q.shape[-1])
@@ -102,7 +102,9 @@ class MultiHeadAttention(nn.Module):
         d_k, d_v = d_k or d // h, d_v or d // h
 
         # The projections of all heads side by side. The paper's are matrices, so they
-        # have no bias; in PyTorch's `nn.MultiheadAttention` they do by default.
+        # have no bias; in PyTorch's `nn.MultiheadAttention` they do by default. *The
+        # note* likens heads to the groups of a convolution. Unlike groups they are
+        # mixed again at once, by $W^O$.
         self.h = h
         self.w_q = nn.Linear(d, h * d_k, bias=False)
         self.w_k = nn.Linear(d, h * d_k, bias=False)
@@ -139,7 +141,7 @@ def positional_encoding(n: int, d: int) -> Tensor:  # [] -> [n d]
     angle = einsum(torch.arange(n), speed, "n, i -> n i")
 
     # In the paper sine and cosine alternate. The authors' code has all sines first,
-    # which only reorders the features.
+    # and spaces the speeds a little differently.
     return rearrange([angle.sin(), angle.cos()], "two n i -> n (i two)")
 
 
@@ -259,11 +261,9 @@ class Transformer(nn.Module):
         return einsum(y, self.embedding.weight, "b n d, t d -> b n t")
 
 
-def millions(vocabulary: int, **changes: int) -> float:
-    """Weights of the base model with some `changes`, in millions."""
-    with torch.device("meta"):  # counts weights, computes nothing
-        model = Transformer(vocabulary, **changes)
-    return sum(p.numel() for p in model.parameters()) / 1e6
+def weights(module: nn.Module) -> int:
+    """How many numbers a module learns."""
+    return sum(p.numel() for p in module.parameters())
 
 
 # ## Demo
@@ -282,14 +282,13 @@ def demo() -> None:
 
     # **Why the scale.** How much gradient passes a softmax with weights $a$? The trace
     # of its derivative is $1 - \sum a^2$: nearly 1 if many keys share the weight, 0 if
-    # one has it all. With the root of $d_k$ it does not depend on the width, without
-    # it, it fades.
+    # one has it all. With the root it does not depend on the width. Without, it fades.
     widths = [2**i for i in range(11)]
     scaled, unscaled = [], []
     for d_k in widths:
         q, k = torch.randn(512, d_k), torch.randn(64, d_k)
-        weights = torch.stack([weigh(q, k), weigh(q * math.sqrt(d_k), k)])
-        passed = 1 - weights.square().sum(dim=-1).mean(dim=-1)
+        a = torch.stack([weigh(q, k), weigh(q * math.sqrt(d_k), k)])
+        passed = 1 - a.square().sum(dim=-1).mean(dim=-1)
         scaled.append(passed[0].item())
         unscaled.append(passed[1].item())
     variance = (q @ k.T).var().item()
@@ -326,27 +325,32 @@ def demo() -> None:
     changed[:, 4:] = (target[:, 4:] + 1) % 100
     moved = (model(source, changed) - scores).abs().amax(dim=(0, 2))
     assert moved[:4].max() == 0  # Section 3.1: only "positions less than i"
-    assert moved[4:].min() > 0.01  # and all the later ones have changed
+    assert moved[4:].min() > 0.01  # while all later ones have changed
+
+    # With the same kind of mask, padding is as good as absent.
+    keep = (torch.arange(11) < 6).expand(3, 11)
+    unpadded = model(source[:, :6], target)
+    torch.testing.assert_close(model(source, target, keep), unpadded)  # as Section 3.2.3
 
     # **The price of heads.** Eight of $d_k = 64$ cost what one of 512 does. *The note*
     # gives each of its 8 heads $d_k = d_v = 512$, which is eight times the layer.
-    def count(layer: nn.Module) -> int:
-        return sum(p.numel() for p in layer.parameters())
-
-    eight = count(MultiHeadAttention(512, 8))
-    assert eight == count(MultiHeadAttention(512, 1))  # Section 3.2.2
-    assert 8 * eight == count(MultiHeadAttention(512, 8, 512, 512))  # the note's
+    eight = weights(MultiHeadAttention(512, 8))
+    assert eight == weights(MultiHeadAttention(512, 1))  # Section 3.2.2
+    assert 8 * eight == weights(MultiHeadAttention(512, 8, 512, 512))  # the note's
 
     # **The price of the model.** The paper's vocabulary has "about 37000" tokens
     # (Section 5.1). So counted, no row of Table 3 fits. Yet ten of the eleven do, to
     # the last digit, with 41,100; where the 4,100 rows of the embedding come from, the
     # paper does not say. The eleventh, the big model, fits neither.
-    print(f"base: {millions(37_000):.1f} million with 37,000 tokens, 65 in print")
-    big = millions(37_000, d=1024, d_ff=4096, h=16)
-    print(f"big: {big:.1f} million with 37,000 tokens, 213 in print")
     rows = [{}, {"d_k": 16}, {"d_k": 32}, {"n_layers": 2}, {"n_layers": 4}]
     rows += [{"n_layers": 8}, {"d": 256}, {"d": 1024}, {"d_ff": 1024}, {"d_ff": 4096}]
-    counted = [round(millions(41_100, **row)) for row in rows]
+    with torch.device("meta"):  # counts weights, computes nothing
+        base = Transformer(37_000)
+        big = Transformer(37_000, d=1024, d_ff=4096, h=16)
+        variants = [Transformer(41_100, **row) for row in rows]
+    print(f"base: {weights(base) / 1e6:.1f} million with 37,000 tokens, 65 in print")
+    print(f"big: {weights(big) / 1e6:.1f} million with 37,000 tokens, 213 in print")
+    counted = [round(weights(model) / 1e6) for model in variants]
     assert counted == [65, 58, 60, 36, 50, 80, 28, 168, 53, 90]  # Table 3, base to (C)
 
     _, (left, right) = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")

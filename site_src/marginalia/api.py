@@ -10,6 +10,7 @@ from marginalia.paper import Paper
 from marginalia.rows import Symbol, symbols
 
 FOLDER = "reference"
+INDEX = f"{FOLDER}/index.md"
 
 # What mkdocstrings shows of a class or function: the annotated page has the source.
 _OPTIONS = {
@@ -36,6 +37,11 @@ def source_of(paper: Paper) -> str:
     return f"{FOLDER}/{paper.url.rstrip('/')}.md"
 
 
+def url_of(paper: Paper) -> str:
+    """The address of that page, from the site's root."""
+    return f"{FOLDER}/{paper.url}"
+
+
 def public(text: str) -> list[Symbol]:
     """The classes and functions of a module that a reader may use, `demo` aside."""
     return [
@@ -48,16 +54,15 @@ def public(text: str) -> list[Symbol]:
     ]
 
 
-def page(paper: Paper, text: str, annotated: str) -> str:
+def page(paper: Paper, text: str) -> str:
     """The reference of one module, linked to its annotated page.
 
     Args:
         paper: The module.
         text: Its source.
-        annotated: The Markdown file of its annotated page.
     """
     here = source_of(paper)
-    back = posixpath.relpath(annotated, posixpath.dirname(here))
+    back = posixpath.relpath(paper.src_uri, posixpath.dirname(here))
     meta = {
         "title": f"{paper.title}: API",
         "description": f"Signatures, arguments and shapes of {paper.module}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from marginalia import api, catalog, companion, page
+from marginalia.catalog import Catalog, Check
 from marginalia.demo import Result, has_demo
 from marginalia.errors import MarginaliaError, SourceError
 from marginalia.links import Index
 from marginalia.paper import Paper, discover, load
-from marginalia.rows import Row, is_script, parse, read_source
+from marginalia.rows import Row, parse, read_source
 from marginalia.runner import Job, Ran, run_all
 from marginalia.store import Store
 
@@ -37,7 +39,9 @@ class Options:
         shapes: Whether to record shapes.
         companion: Whether to render the installed companion library.
         api: Whether to write pages for mkdocstrings.
-        docs: Hand-written pages, to link guides to; None without.
+        docs: Hand-written pages: guides, and the opening of the home page.
+        site_name: Title of a home page that nobody wrote.
+        directory_urls: Whether `a.md` becomes `a/` (else `a.html`).
     """
 
     papers: Path
@@ -48,6 +52,8 @@ class Options:
     companion: bool = False
     api: bool = False
     docs: Path | None = None
+    site_name: str = "Annotated papers"
+    directory_urls: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +146,197 @@ def assemble(
     if not options.papers.is_dir():
         raise MarginaliaError(f"there is no folder of modules at {options.papers}")
     start = time.perf_counter()
-    site = Site()
-    modules = _read(options, site)
-    results = _run(options, modules, progress, executor)
-    ...
+    assembly = _Assembly(options)
+    assembly.read()
+    assembly.run(progress, executor)
+    assembly.render()
+    site = assembly.site
     site.report.pages.sort(key=lambda report: report.source)
     site.report.seconds = time.perf_counter() - start
     return site
+
+
+class _Assembly:
+    """A site in the making: read, then run, then render."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.site = Site()
+        self.index = Index()
+        self.modules: list[_Module] = []
+        self.results: dict[str, Ran] = {}
+        self.library: companion.Companion | None = None
+
+    def read(self) -> None:
+        """Read every module; one that cannot be read gets a page that says so."""
+        root = self.options.papers
+        for path in discover(root):
+            try:
+                text = read_source(path)
+                rows = tuple(parse(text, path))
+                self.modules.append(_Module(load(path, root), text, rows))
+            except SourceError as error:
+                self._broken(path, error)
+        for module in self.modules:
+            self.index.add(module.paper.module, module.text, module.paper.url)
+        if self.options.companion:
+            self.library = companion.labml(self.index)
+
+    def run(self, progress: Progress | None, executor: Executor | None) -> None:
+        """Run the demos that changed since they were last run."""
+        options = self.options
+        jobs = [
+            Job(
+                path=module.paper.path,
+                root=options.papers,
+                shapes=options.shapes and module.paper.shapes,
+                timeout=module.paper.timeout or options.timeout,
+            )
+            for module in self.modules
+            if has_demo(module.text)
+        ]
+        store = Store(options.cache)
+        ran = run_all(
+            jobs, store=store, workers=options.workers, executor=executor, progress=progress
+        )
+        by_path = {one.job.path: one for one in ran}
+        for module in self.modules:
+            one = by_path.get(module.paper.path)
+            if one:
+                self.results[module.paper.module] = one
+            self._report(module, one)
+
+    def render(self) -> None:
+        """Write all pages."""
+        papers = [module.paper for module in self.modules]
+        index = catalog.load(self.options.papers, self.options.docs, papers)
+        for module in self.modules:
+            self._paper(module, index)
+        if self.options.api:
+            self._api()
+        if self.library:
+            self._companion(self.library, index)
+        extra = self._extra_pages()
+        checks = {name: _check(ran) for name, ran in self.results.items()}
+        written = catalog.pages(index, checks, site_name=self.options.site_name, extra=extra)
+        self.site.pages = written | self.site.pages
+        self.site.nav = list(catalog.nav(index, extra))
+
+    def _broken(self, path: Path, error: SourceError) -> None:
+        source = path.relative_to(self.options.papers).as_posix()
+        url = source.removesuffix(path.suffix).replace("_", "-") + "/"
+        raw = path.read_bytes().decode("utf-8", "replace")
+        self.site.pages[f"{url.rstrip('/')}.md"] = page.error_page(source, error, raw)
+        self.site.report.pages.append(PageReport(source, url, "failed", reason=str(error)))
+
+    def _report(self, module: _Module, ran: Ran | None) -> None:
+        source = module.paper.path.relative_to(self.options.papers).as_posix()
+        report = PageReport(source, module.paper.url, "static")
+        if ran:
+            report = PageReport(
+                source, module.paper.url, ran.status, ran.result.seconds, _reason(ran.result)
+            )
+        self.site.report.pages.append(report)
+
+    def _paper(self, module: _Module, index: Catalog) -> None:
+        ran = self.results.get(module.paper.module)
+        made = page.render(
+            module.paper,
+            module.text,
+            module.rows,
+            ran.result if ran else None,
+            page.Context(
+                index=self.index,
+                address=self._addresses(module.paper.url),
+                root=self.options.papers,
+                ran=_ran(ran.result) if ran else "",
+            ),
+            self._extras(module, index),
+        )
+        self.site.add(module.paper.src_uri, made)
+
+    def _extras(self, module: _Module, index: Catalog) -> page.Extras:
+        paper = module.paper
+        entry = index.entry(paper.module)
+        topic = index.topics[entry.topic]
+        note = index.note_for(paper)
+        related = self.library.about(paper.arxiv) if self.library and paper.arxiv else []
+        after = [catalog.note_section(note) if note else ""]
+        after.append(_companion_section(paper, related))
+        return page.Extras(
+            crumbs=(("Topics", catalog.TOPICS), (topic.title, f"topics/{topic.slug}.md")),
+            compare=tuple((index.title_of(name), index.source_of(name)) for name in paper.compare),
+            after_rows="\n\n".join(filter(None, after)),
+            api=api.url_of(paper) if self.options.api else "",
+            meta={"tags": list(paper.tags)} if paper.tags else {},
+        )
+
+    def _api(self) -> None:
+        documented = [m for m in self.modules if api.public(m.text)]
+        for module in documented:
+            source = api.source_of(module.paper)
+            self.site.pages[source] = api.page(module.paper, module.text)
+        if documented:
+            listed = [(module.paper, module.text) for module in documented]
+            self.site.pages[api.INDEX] = api.index(listed)
+
+    def _companion(self, library: companion.Companion, index: Catalog) -> None:
+        ours = {entry.arxiv: entry for entry in reversed(index.entries) if entry.arxiv}
+        for module in library.modules:
+            entries = [ours[arxiv] for arxiv in module.arxiv if arxiv in ours]
+            links = [(entry.title, entry.source) for entry in entries]
+            url = library.url_of(module)
+            made = library.page(module, self.index, self._addresses(url), links)
+            self.site.add(library.source_of(module), made)
+        self.site.dangling = library.dangling
+
+    def _extra_pages(self) -> dict[str, str]:
+        extra = {}
+        if self.library:
+            extra["Companion library"] = self.library.index_source
+        if api.INDEX in self.site.pages:
+            extra["API"] = api.INDEX
+        for title, name in (("How to read a page", "how-to-read.md"), ("Generator", "generator.md")):
+            if self.options.docs and (self.options.docs / name).is_file():
+                extra[title] = name
+        return extra
+
+    def _addresses(self, url: str) -> Callable[[str], str]:
+        """Addresses of the site, seen from the page at `url`."""
+
+        def address(target: str) -> str:
+            path, mark, anchor = target.partition("#")
+            if not self.options.directory_urls and path.endswith("/"):
+                path = f"{path[:-1]}.html"
+            here = url if self.options.directory_urls else posixpath.dirname(url[:-1])
+            relative = posixpath.relpath(path or ".", here or ".")
+            return relative + ("/" if path.endswith("/") else "") + mark + anchor
+
+        return address
+
+
+def _reason(result: Result) -> str:
+    error = result.error
+    if error is None:
+        return ""
+    place = f"line {error.line}: " if error.line else ""
+    return f"{place}{error.type}: {error.message}"
+
+
+def _check(ran: Ran) -> Check:
+    return Check(claims=sum(claim.ok for claim in ran.result.claims), status=ran.status)
+
+
+def _ran(result: Result) -> str:
+    device = "CPU" if result.device == "cpu" else result.device.removeprefix("cuda: ")
+    return f"ran in {result.seconds:.1f} s on {device}" if result.ok else ""
+
+
+def _companion_section(paper: Paper, related: list[tuple[str, str]]) -> str:
+    if not related:
+        return ""
+    here = posixpath.dirname(paper.src_uri) or "."
+    links = "\n".join(
+        f"- [{title}]({posixpath.relpath(source, here)})" for title, source in related
+    )
+    return f"## In the companion library\n\n{links}"

@@ -10,12 +10,16 @@ from __future__ import annotations
 import importlib.util
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from importlib import metadata
 from pathlib import Path
 
 from marginalia.errors import MarginaliaError
+from marginalia.links import Index
+from marginalia.page import Context, Extras, Page, render
+from marginalia.paper import Paper, front_matter, load
 from marginalia.rows import Row, parse, read_source, symbols
 
 # A formula or a code span may hold `[a](x)`: they are stepped over, not searched for links.
@@ -58,6 +62,7 @@ class Module:
         path: The file.
         name: Dotted import name.
         page: Its page, as a path below the library's folder: `"transformers/mha.md"`.
+        title: From its front matter, else its first heading, else its name.
         text: The source.
         rows: Its rows, links in the prose not yet led to our pages.
         anchors: Ids one can link to on its page.
@@ -67,6 +72,7 @@ class Module:
     path: Path
     name: str
     page: str
+    title: str
     text: str
     rows: tuple[Row, ...]
     anchors: frozenset[str]
@@ -125,6 +131,7 @@ def _module(library: Library, path: Path) -> Module:
         path=path,
         name=".".join((library.name, *dotted)),
         page=(relative.with_name("index") if package else relative).as_posix() + ".md",
+        title=load(path, library.folder).title,
         text=text,
         rows=rows,
         anchors=frozenset(_ANCHOR.findall(prose)) | {s.name for s in symbols(text, path)},
@@ -194,13 +201,127 @@ def _picture(library: Library, module: Module, alt: str, source: str) -> str:
     return f"[Picture: {alt or 'untitled'}]({source})"
 
 
-def by_arxiv(all_modules: Iterable[Module], limit: int = 4) -> Callable[[str], list[Module]]:
-    """A look-up from an arXiv id to the modules whose opening text names it.
+class Companion:
+    """A library as a part of our site.
 
-    A module that names few papers is about them; one that names many is a table of contents.
+    Args:
+        library: The installed package.
+        folder: Where its pages stand on the site.
+        index: Takes in its definitions.
+
+    Attributes:
+        modules: Its files.
+        dangling: Links that lead nowhere, once the pages are made.
     """
-    found: dict[str, list[Module]] = {}
-    for module in sorted(all_modules, key=lambda m: (len(m.arxiv), m.name.count("."), m.name)):
-        for arxiv in module.arxiv:
-            found.setdefault(arxiv, []).append(module)
-    return lambda arxiv: found.get(arxiv, [])[:limit]
+
+    def __init__(self, library: Library, folder: str, index: Index) -> None:
+        self.library = library
+        self.folder = folder
+        self.modules = modules(library)
+        self.dangling: list[Dangling] = []
+        self._known = {module.page: module for module in self.modules}
+        self._about: dict[str, list[Module]] = {}
+        for module in self.modules:
+            index.add(module.name, module.text, self.url_of(module), kind="companion")
+        # A module that names few papers is about them; one that names many lists them.
+        for module in sorted(self.modules, key=lambda m: (len(m.arxiv), m.name.count("."), m.name)):
+            for arxiv in module.arxiv:
+                self._about.setdefault(arxiv, []).append(module)
+
+    @property
+    def index_source(self) -> str:
+        """The Markdown file of its opening page."""
+        return f"{self.folder}/index.md"
+
+    def source_of(self, module: Module) -> str:
+        """The Markdown file of a module's page."""
+        return f"{self.folder}/{module.page}"
+
+    def url_of(self, module: Module) -> str:
+        """The address of a module's page, from the site's root."""
+        return self.source_of(module).removesuffix(".md").removesuffix("index").rstrip("/") + "/"
+
+    def about(self, arxiv: str, limit: int = 4) -> list[tuple[str, str]]:
+        """Title and source file of the modules that are about a paper."""
+        return [(m.title, self.source_of(m)) for m in self._about.get(arxiv, [])[:limit]]
+
+    def page(
+        self,
+        module: Module,
+        index: Index,
+        address: Callable[[str], str],
+        ours: Sequence[tuple[str, str]] = (),
+    ) -> Page:
+        """The page of a module.
+
+        Args:
+            module: One of `modules`.
+            index: The definitions of the site.
+            address: Addresses of the site, seen from the page.
+            ours: Title and source file of our pages on the same papers.
+        """
+        rows = localise(self.library, module, self._known, self.dangling)
+        front = next((row.prose for row in rows if row.kind == "front"), "")
+        paper = Paper(
+            path=module.path,
+            module=module.name,
+            url=self.url_of(module),
+            title=module.title,
+            summary=front_matter(front, module.path)[1],
+            meta={},
+        )
+        inner = "" if module.page != "index.md" else self._contents()
+        extras = Extras(
+            crumbs=tuple(self._crumbs(module)),
+            before_rows="\n\n".join(filter(None, [self._origin(module), self._ours(module, ours), inner])),
+            meta={"search": {"boost": 0.2}, "description": f"{module.name}, annotated by its authors"},
+        )
+        context = Context(index=index, address=address, snippets=False)
+        return render(paper, module.text, rows, None, context, extras)
+
+    def _crumbs(self, module: Module) -> Iterator[tuple[str, str]]:
+        parts = module.page.removesuffix(".md").removesuffix("index").strip("/").split("/")
+        for depth in range(len(parts) if module.page != "index.md" else 0):
+            page = "/".join([*parts[:depth], "index.md"])
+            if page in self._known:
+                name = "Companion library" if depth == 0 else self._known[page].title
+                yield name, f"{self.folder}/{page}"
+
+    def _origin(self, module: Module) -> str:
+        library = self.library
+        there = library.origin + module.page.removesuffix(".md") + ".html"
+        file = module.path.relative_to(library.folder.parent).as_posix()
+        return (
+            '<p class="mg-origin">Companion library: '
+            f'<a href="{escape(there)}" rel="noopener">this page at its origin</a>, '
+            f'<a href="{escape(library.repository)}" rel="noopener">{escape(library.name)} '
+            f"{escape(library.version)}</a>, {escape(file)}, by {escape(library.authors)}, "
+            f"{escape(library.licence)}. Rendered from the installed package; it was not run.</p>"
+        )
+
+    def _ours(self, module: Module, ours: Sequence[tuple[str, str]]) -> str:
+        if not ours:
+            return ""
+        here = posixpath.dirname(self.source_of(module))
+        links = ", ".join(f"[{title}]({posixpath.relpath(page, here)})" for title, page in ours[:4])
+        return f"On our site: {links}"
+
+    def _contents(self) -> str:
+        """Every module of the package, as its folders have them."""
+        lines = ["## All modules", ""]
+        for module in self.modules[1:]:
+            depth = module.name.count(".") - 1
+            lines.append(f"{'    ' * depth}- [{module.title}]({module.page})")
+        return "\n".join(lines)
+
+
+def labml(index: Index, folder: str = "companion") -> Companion:
+    """The annotated papers of labml.ai, as they are installed.
+
+    Raises:
+        MarginaliaError: `labml_nn` is not installed.
+    """
+    repository = "https://github.com/labmlai/annotated_deep_learning_paper_implementations"
+    library = find("labml_nn", "https://nn.labml.ai/", repository)
+    return Companion(library, folder, index)
+

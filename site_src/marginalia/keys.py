@@ -56,6 +56,7 @@ def inputs(path: Path, root: Path, options: Mapping[str, Any]) -> Inputs:
     Raises:
         OSError: The file cannot be read.
     """
+    path, root = path.absolute(), root.absolute()
     closure = _Closure([root, path.parent])
     closure.start(path, root)
     packages = {name: versions(name) for name in {*closure.packages, *ALWAYS}}

@@ -432,7 +432,7 @@ def discover(root: Path) -> list[Path]:
 
 
 _PACKAGE_PAGE = re.compile(
-    rb"(?:\xef\xbb\xbf)?(?:[ \t\f]*(?:#[^\r\n]*)?(?:\r\n?|\n))*"  # blank lines and comments
+    rb"(?:\xef\xbb\xbf)?(?:[ \t\f]*(?:#[^\r\n]*)?(?:\r\n|\r(?!\n)|\n))*"  # blank lines and comments
     rb"[rRuU]?(?:\"\"\"|''')\\?\s*(?:---|#)"
 )
 

@@ -132,4 +132,6 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
             companion=self.config.companion,
             api=self.config.api and "mkdocstrings" in config.plugins,
             docs=Path(config.docs_dir),
+            site_name=config.site_name,
+            directory_urls=config.use_directory_urls,
         )

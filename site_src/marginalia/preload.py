@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 # What must stand before the interpreter starts. Everything here shapes results: one thread for each
@@ -27,6 +29,10 @@ ENVIRONMENT = {
 
 # A builder's habits that would change what a demo shows; -O would even drop its asserts.
 UNWANTED = ("PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONDEVMODE", "PYTHONINSPECT", "LINES")
+
+
+# Libraries that many papers use, where they are installed.
+COMMON = ("einops.layers.torch",)
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
@@ -55,8 +61,11 @@ def warm() -> None:
     figure.savefig(io.BytesIO(), format="svg")
     pyplot.close(figure)
 
-    from marginalia import demo  # noqa: F401  # the capture code, so that no child compiles it
+    import marginalia.demo  # noqa: F401  # the capture code, so that no child compiles it
 
+    for name in COMMON:
+        with suppress(ImportError):
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # children would copy every page that the collector marks
 

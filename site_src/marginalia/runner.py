@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from marginalia import isolation, keys
+from marginalia import isolation, keys, worker
 from marginalia.demo import Failure, Result, claim_source
 from marginalia.errors import SourceError
-from marginalia.rows import read_source
+from marginalia.rows import read_source, split_lines
 from marginalia.store import Store
 
 MAX_BYTES = 64 * 2**20
+LONGEST = 10.0**6  # seconds: more than the system's clocks take
 
 Status = Literal["ran", "cached", "failed"]
 
@@ -80,11 +81,11 @@ def prepare() -> None:
 
 def _run(job: Job, stop: isolation.Stop) -> Result:
     plain = {
-        "path": str(job.path),
-        "root": str(job.root),
+        "path": str(job.path.absolute()),  # the demo has a working directory of its own
+        "root": str(job.root.absolute()),
         "shapes": job.shapes,
         "seed": job.seed,
-        "timeout": job.timeout,
+        "timeout": min(job.timeout, LONGEST),
         "max_bytes": job.max_bytes,
     }
     report = isolation.run(plain, stop)
@@ -93,13 +94,13 @@ def _run(job: Job, stop: isolation.Stop) -> Result:
         result = Result.from_json(json.loads(report.result))
     elif report.end == "timeout":
         result.seconds = job.timeout
-    result.peak_mb = report.peak_mb or result.peak_mb
+    result.peak_mb = round(report.peak_mb or result.peak_mb, 1)
     return result
 
 
 def _failure(job: Job, report: isolation.Report) -> Failure:
     """Why a process gave no result."""
-    frames = _frames(job.path, report.trace)
+    frames = _frames(job.path.absolute(), report.trace)
     line = frames[-1]["line"] if frames else 0
     return Failure(*_reason(job, report), line, frames)
 
@@ -120,6 +121,8 @@ def _reason(job: Job, report: isolation.Report) -> tuple[str, str]:
         what = f"{signal.Signals(number).name} ({signal.strsignal(number)})"
         hint = "; perhaps memory ran out" if number == signal.SIGKILL else ""
         return "Crash", f"its process was ended by {what}{hint}"
+    if report.status == worker.LOST and report.trace:
+        return "Lost", f"its process could not report: {report.trace.splitlines()[-1]}"
     return "Exit", f"its process exited with status {report.status} before the demo was over"
 
 
@@ -130,10 +133,11 @@ def _frames(path: Path, trace: str) -> list[dict[str, Any]]:
     """The page's own frames in what the fault handler wrote, outermost first."""
     found = [match.groups() for match in _FRAME.finditer(trace)]
     own = [(int(line), name) for file, line, name in reversed(found) if file == str(path)]
-    if not own:
-        return []
-    lines = read_source(path).splitlines()
-    return [{"line": n, "function": name, "text": lines[n - 1].strip()} for n, name in own]
+    lines: list[str] = []
+    with suppress(OSError, SourceError):
+        lines = split_lines(read_source(path))
+    texts = dict(enumerate((line.strip() for line in lines), 1))
+    return [{"line": n, "function": name, "text": texts.get(n, "")} for n, name in own]
 
 
 # Many demos

@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +96,7 @@ class _Block:
         needs: Names that it reads before it binds them.
         paths: The dotted names in it that start at a name of the module.
         changes: Names whose objects it changes.
+        imports: The imports in it.
         deferred: Whether it holds a function, which needs its names only when it is called.
         keeps: Whether it seeds a random generator, and so is kept in any case.
     """
@@ -110,6 +112,7 @@ class _Block:
     needs: frozenset[str] = frozenset()
     paths: frozenset[Dotted] = frozenset()
     changes: frozenset[str] = frozenset()
+    imports: list[ast.Import | ast.ImportFrom] = field(default_factory=list)
     deferred: bool = False
     keeps: bool = False
 
@@ -173,8 +176,9 @@ class _Module:
         block.binds = frozenset(binds(nodes))
         found = (use.path for use in module_uses(nodes) if use.loads)
         block.paths = frozenset(path for path in found if path[0] in block.needs)
-        inner = (part for node in nodes for part in ast.walk(node))
+        inner = [part for node in nodes for part in ast.walk(node)]
         block.deferred = any(isinstance(part, _FUNCTIONS) for part in inner)
+        block.imports = [part for part in inner if isinstance(part, ast.Import | ast.ImportFrom)]
         block.keeps = any(is_seeding(node) for node in nodes)
 
     def has_code(self, number: int) -> bool:
@@ -692,7 +696,7 @@ class _Assembly:
     def _write_block(self, module: _Module, block: _Block) -> None:
         start = block.start if self._is_explained(module, block) else block.first
         lines = dedent(module.lines, start, block.end, module.inside)
-        stays = sorted({path for node in block.nodes for path in self._stays(module, node)})
+        stays = sorted({path for node in block.imports for path in self._stays(module, node)})
         lines = [*(f"# needs {path} from this site" for path in stays), *lines]
         kind: Literal["definition", "code"] = "definition" if block.kind == "definition" else "code"
         self.pieces.append(_Piece(lines, kind, module, block.start, block.end))
@@ -700,7 +704,7 @@ class _Assembly:
     def _is_explained(self, module: _Module, block: _Block) -> bool:
         """Whether all that the comment above a block speaks of is in the snippet."""
         blocks = module.blocks[module.blocks.index(block) :]
-        for before, following in zip(blocks, blocks[1:], strict=False):
+        for before, following in pairwise(blocks):
             new_row = following.start != following.first or following.in_demo != block.in_demo
             if new_row or following.start > before.end + 1 or before.kind == "definition":
                 break
@@ -708,12 +712,10 @@ class _Assembly:
                 return False
         return True
 
-    def _stays(self, module: _Module, node: ast.stmt) -> Iterator[str]:
-        """The local modules whose import a statement holds."""
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Import | ast.ImportFrom):
-                for alias in inner.names:
-                    yield from self._file_of(module, inner, alias)
+    def _stays(self, module: _Module, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+        """The local modules of an import that is inside of a statement."""
+        for alias in node.names:
+            yield from self._file_of(module, node, alias)
 
     def _file_of(
         self, module: _Module, node: ast.Import | ast.ImportFrom, alias: ast.alias

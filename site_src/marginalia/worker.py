@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -174,6 +175,9 @@ def _run(job: Mapping[str, Any], scratch: Path) -> NoReturn:
         data = json.dumps(_demo(job)).encode()
         (scratch / RESULT).write_bytes(data)
         status = 0
+    except BaseException:  # the disk is full, say, or torch cannot be imported
+        with suppress(OSError), (scratch / CRASH).open("a") as file:
+            traceback.print_exc(file=file)
     finally:
         os._exit(status)
 

@@ -1,0 +1,100 @@
+// Copying, the switch for shapes and their details. A page reads whole without any of it.
+(() => {
+  "use strict";
+  const SHAPES = "marginalia-shapes";
+
+  const copy = async (text) => {
+    if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
+    const area = Object.assign(document.createElement("textarea"), { value: text });
+    area.style.position = "fixed";
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  };
+
+  // The code of a row as it stands in the file: without line numbers, shapes and outputs.
+  const codeOf = (row) =>
+    [...row.querySelectorAll(".mg-line")]
+      .map((line) => {
+        const bare = line.cloneNode(true);
+        bare.querySelectorAll(".mg-shape, .mg-ln").forEach((extra) => extra.remove());
+        return bare.textContent;
+      })
+      .join("\n") + "\n";
+
+  const say = (button, word) => {
+    const before = button.dataset.mgSays ?? button.textContent;
+    button.dataset.mgSays = before;
+    button.textContent = word;
+    setTimeout(() => (button.textContent = before), 1500);
+  };
+
+  const onCopy = async (button) => {
+    const text = button.matches(".mg-run-copy")
+      ? JSON.parse(document.querySelector(".mg-snippets").textContent)[button.dataset.mgSnippet]
+      : codeOf(button.closest(".mg-row"));
+    try {
+      await copy(text);
+      say(button, "Copied");
+    } catch {
+      say(button, "Not copied");
+    }
+  };
+
+  const stored = () => {
+    try {
+      return localStorage.getItem(SHAPES);
+    } catch {
+      return null; // storage is off: the switch still works for this page
+    }
+  };
+
+  const showShapes = (shown) => {
+    document.documentElement.classList.toggle("mg-no-shapes", !shown);
+    document.querySelectorAll(".mg-shapes-toggle").forEach((b) => b.setAttribute("aria-pressed", shown));
+  };
+
+  const onToggle = () => {
+    const shown = document.documentElement.classList.contains("mg-no-shapes");
+    showShapes(shown);
+    try {
+      localStorage.setItem(SHAPES, shown ? "on" : "off");
+    } catch {
+      // see `stored`
+    }
+  };
+
+  const tip = Object.assign(document.createElement("div"), { className: "mg-tip", hidden: true });
+  tip.setAttribute("aria-hidden", "true"); // the button's label says the same
+
+  const showTip = (shape) => {
+    tip.textContent = shape.dataset.mgDetail;
+    tip.hidden = false;
+    const place = shape.getBoundingClientRect();
+    const box = tip.getBoundingClientRect();
+    const left = Math.max(4, Math.min(place.left, innerWidth - box.width - 4));
+    const above = place.top - box.height - 4;
+    tip.style.left = `${left}px`;
+    tip.style.top = `${above > 0 ? above : place.bottom + 4}px`;
+  };
+
+  const shapeOf = (event) => event.target.closest?.(".mg-shape");
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".mg-copy, .mg-run-copy");
+    if (button) onCopy(button);
+    if (event.target.closest(".mg-shapes-toggle")) onToggle();
+  });
+  for (const type of ["mouseover", "focusin"])
+    document.addEventListener(type, (event) => shapeOf(event) && showTip(shapeOf(event)));
+  for (const type of ["mouseout", "focusout", "scroll"])
+    document.addEventListener(type, () => (tip.hidden = true), { capture: true, passive: true });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
+
+  const start = () => {
+    document.body.append(tip);
+    showShapes(stored() !== "off");
+  };
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
+})();

@@ -1,0 +1,179 @@
+"""What a run showed, as HTML: printed text, values, figures, claims, shapes, a traceback."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from html import escape
+
+from ansi2html import Ansi2HTMLConverter
+
+from marginalia.demo import Claim, Failure, Output, Shape
+from marginalia.errors import MarginaliaError
+from marginalia.mathml import to_mathml
+
+# The richest form that a page can show comes first.
+_RICHEST = (
+    "text/html",
+    "image/svg+xml",
+    "image/png",
+    "image/jpeg",
+    "text/latex",
+    "text/markdown",
+    "text/plain",
+)
+_POINT = 4 / 3  # CSS pixels
+
+SaveFile = Callable[[str, bytes], str]
+
+
+def output_html(output: Output, save: SaveFile) -> str:
+    """One output, to stand under the statement that made it.
+
+    Args:
+        output: What came out.
+        save: Keeps a file beside the page: name and content to an address.
+    """
+    if output.kind == "figure":
+        return _figure(output, save)
+    if output.kind == "warning":
+        return _warning(output)
+    if output.kind == "value":
+        return _value(output)
+    text = output.data.get("text/plain", "").rstrip("\n")
+    return f'<pre class="mg-out mg-{output.kind}">{_ansi(text)}</pre>'
+
+
+def claim_html(claim: Claim, source: str) -> str:
+    """One checked condition: both sides, and where the paper says so."""
+    mark = ("✓", "verified") if claim.ok else ("✗", "failed")
+    cited = f' <span class="mg-source">{escape(source)}</span>' if source else ""
+    state = "ok" if claim.ok else "bad"
+    return (
+        f'<div class="mg-claim mg-{state}"><span class="mg-mark"><span aria-hidden="true">'
+        f"{mark[0]}</span> {mark[1]}</span> {values(claim)}{cited}</div>"
+    )
+
+
+def values(claim: Claim) -> str:
+    """Both sides of a claim as they were measured, in HTML."""
+    left, right = (f"<code>{escape(side)}</code>" if side else "" for side in (claim.left, claim.right))
+    sides = f"{left} {escape(_OPERATORS.get(claim.operator, claim.operator))} {right}"
+    note = f' <span class="mg-aside">{escape(claim.note)}</span>' if claim.note else ""
+    times = f' <span class="mg-aside">checked {claim.times:,} times</span>' if claim.times > 1 else ""
+    return f'<span class="mg-values">{sides.strip()}</span>{note}{times}'
+
+
+_OPERATORS = {"==": "=", "!=": "≠", "<=": "≤", ">=": "≥"}
+
+
+def shapes_html(entries: Sequence[tuple[Shape, tuple[str, ...]]]) -> str:
+    """The inlay after a line: each tensor it bound, with the letters of its axes.
+
+    Args:
+        entries: Shapes with their letters, `()` where none is known.
+    """
+    return "".join(_inlay(shape, letters) for shape, letters in entries)
+
+
+def _inlay(shape: Shape, letters: tuple[str, ...]) -> str:
+    name = "→" + shape.name.removeprefix("return") if shape.name.startswith("return") else shape.name
+    said = "returns" + shape.name.removeprefix("return") if name.startswith("→") else shape.name
+    details = _details(shape)
+    nan = f' <b class="mg-nan">{shape.nan:,} NaN</b>' if shape.nan else ""
+    label = escape(f"{said}: {_said_axes(shape, letters)}; {details}")
+    return (
+        f'<button type="button" class="mg-shape mg-{shape.kind}" aria-label="{label}" '
+        f'data-mg-detail="{escape(details)}"><i>{escape(name)}</i> {_axes(shape, letters)}{nan}</button>'
+    )
+
+
+def _axes(shape: Shape, letters: tuple[str, ...]) -> str:
+    if shape.note:
+        return escape(shape.note)
+    if not shape.shape:
+        return "scalar"
+    if not letters:
+        return " × ".join(map(str, shape.shape))
+    return " · ".join(
+        f"<b>{escape(letter)}</b> {size}" if letter != str(size) else str(size)
+        for letter, size in zip(letters, shape.shape, strict=True)
+    )
+
+
+def _said_axes(shape: Shape, letters: tuple[str, ...]) -> str:
+    return re.sub(r"</?b>", "", _axes(shape, letters)).replace("·", ",").replace("×", "by")
+
+
+def _details(shape: Shape) -> str:
+    parts = [shape.dtype, shape.device]
+    if shape.min is not None and shape.max is not None:
+        parts.append(
+            f"all {shape.min:.4g}" if shape.min == shape.max else f"{shape.min:.4g} to {shape.max:.4g}"
+        )
+    if shape.nan:
+        parts.append(f"{shape.nan:,} NaN")
+    if shape.count > 1:
+        parts.append(f"seen {shape.count:,} times")
+    return " · ".join(filter(None, parts))
+
+
+def failure_html(failure: Failure) -> str:
+    """A short traceback: the page's own frames, then what was raised."""
+    frames = "".join(
+        f'<li>line <a href="#L{f["line"]}">{f["line"]}</a> in <code>{escape(f["function"])}</code>: '
+        f"<code>{escape(f['text'])}</code></li>"
+        for f in failure.frames
+    )
+    trace = f"<ol>{frames}</ol>" if frames else ""
+    message = f"<strong>{escape(failure.type)}</strong>: {escape(failure.message)}"
+    return f'<div class="mg-error" role="alert">{trace}<p>{message}</p></div>'
+
+
+def _figure(output: Output, save: SaveFile) -> str:
+    pictures = []
+    for scheme, mime in (("light", "image/svg+xml"), ("dark", "image/svg+xml;dark")):
+        svg = output.data[mime]
+        address = save(f"figure-{scheme}.svg", svg.encode())
+        size = {side: round(float(n) * (1 if unit == "px" else _POINT)) for side, n, unit in _sizes(svg)}
+        attributes = "".join(f' {side}="{pixels}"' for side, pixels in size.items())
+        alt = escape(output.data.get("alt", "Figure"))
+        pictures.append(
+            f'<img class="mg-{scheme}" src="{escape(address)}" alt="{alt}"{attributes} loading="lazy">'
+        )
+    return f'<div class="mg-out mg-figure">{"".join(pictures)}</div>'
+
+
+def _sizes(svg: str) -> list[tuple[str, str, str]]:
+    head = svg[: svg.find(">", svg.find("<svg")) + 1]
+    return re.findall(r'\s(width|height)="([\d.]+)(pt|px|)"', head)
+
+
+def _warning(output: Output) -> str:
+    data = output.data
+    kind, text = data.get("category", "Warning"), data.get("message") or data.get("text/plain", "")
+    return f'<div class="mg-out mg-warning"><strong>{escape(kind)}</strong> {escape(text)}</div>'
+
+
+def _value(output: Output) -> str:
+    mime = next((kind for kind in _RICHEST if kind in output.data), "text/plain")
+    content = output.data.get(mime, "")
+    if mime in ("text/html", "image/svg+xml"):
+        return f'<div class="mg-out mg-rich" tabindex="0" role="region" aria-label="Value">{content}</div>'
+    if mime.startswith("image/"):
+        alt = escape(output.data.get("text/plain", "Picture"))
+        return f'<div class="mg-out"><img src="data:{mime};base64,{content}" alt="{alt}"></div>'
+    if mime == "text/latex":
+        return f'<div class="mg-out">{_formula(content)}</div>'
+    return f'<pre class="mg-out mg-value">{_ansi(content)}</pre>'
+
+
+def _formula(latex: str) -> str:
+    try:
+        return to_mathml(latex.strip().strip("$").strip(), display=True)
+    except MarginaliaError:
+        return f"<code>{escape(latex)}</code>"
+
+
+def _ansi(text: str) -> str:
+    return Ansi2HTMLConverter(inline=False, escaped=True).convert(text, full=False)

@@ -1,0 +1,431 @@
+"""One page: rows and what a run showed, as Markdown with HTML rows, and the files beside it.
+
+The Markdown is builder-neutral. Prose stays Markdown inside `markdown="1"` cells, so headings,
+links and admonitions are the builder's; code is HTML on one line, which Markdown leaves alone.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from marginalia.code_html import highlighted
+from marginalia.demo import Claim, Result, claim_source
+from marginalia.errors import SourceError
+from marginalia.letters import letters
+from marginalia.links import Index, Link
+from marginalia.notebook import notebook
+from marginalia.outputs import claim_html, failure_html, output_html, shapes_html, values
+from marginalia.paper import Paper
+from marginalia.prose import Headings, sections
+from marginalia.rows import Row, Symbol, symbols
+from marginalia.snippet import runnable
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A rendered page.
+
+    Attributes:
+        markdown: Its Markdown, with YAML meta.
+        files: Site path -> content of what lies beside it: source, notebook, figures.
+    """
+
+    markdown: str
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a page needs to know of its site.
+
+    Attributes:
+        index: The definitions of all modules.
+        root: The folder on the import path; None for a library that is not run.
+        address: The address of a page of the site, seen from this page: from `"topics/x/#y"`.
+        snippets: Whether to offer runnable snippets, source and notebook.
+        ran: Where and when the demo ran, in words.
+    """
+
+    index: Index
+    address: Callable[[str], str]
+    root: Path | None = None
+    snippets: bool = True
+    ran: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Parts of a page that come from the collection.
+
+    Attributes:
+        crumbs: Title and source file of the pages above.
+        compare: Title and source file of the papers to compare with.
+        before_rows: Markdown that stands above the rows.
+        after_rows: Markdown that stands below the table of claims.
+        api: Address of the API page from the site's root, "" without one.
+        meta: Further page meta.
+    """
+
+    crumbs: tuple[tuple[str, str], ...] = ()
+    compare: tuple[tuple[str, str], ...] = ()
+    before_rows: str = ""
+    after_rows: str = ""
+    api: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def render(
+    paper: Paper,
+    text: str,
+    rows: Sequence[Row],
+    result: Result | None,
+    context: Context,
+    extras: Extras | None = None,
+) -> Page:
+    """Render one module.
+
+    Args:
+        paper: The module, as its front matter has it.
+        text: Its source.
+        rows: Its rows; their prose may have been edited since they were parsed from `text`.
+        result: What its demo showed; None without a demo.
+        context: The site around it.
+        extras: What the collection adds.
+    """
+    return _Renderer(paper, text, rows, result, context, extras or Extras()).page()
+
+
+def error_page(title: str, error: SourceError, text: str) -> str:
+    """A page for a module that cannot be read: where and why, with the lines around the place."""
+    lines = text.splitlines()
+    first = max(error.line - 4, 0)
+    excerpt = "\n".join(
+        f"{'→' if n == error.line else ' '} {n:4}  {line}"
+        for n, line in enumerate(lines[first : error.line + 3], first + 1)
+    )
+    place = f"line {error.line}, column {error.column}"
+    return (
+        f"---\ntitle: {json.dumps(title)}\n---\n\n# {title}\n\n"
+        f'<div class="mg-error" role="alert"><p><strong>This module cannot be read</strong>, '
+        f"{place}: {escape(error.reason)}</p></div>\n\n"
+        f'<pre class="mg-out">{_one_line(escape(excerpt, quote=False))}</pre>\n'
+    )
+
+
+class _Renderer:
+    """The parts of one page, from the top to the bottom."""
+
+    def __init__(
+        self,
+        paper: Paper,
+        text: str,
+        rows: Sequence[Row],
+        result: Result | None,
+        context: Context,
+        extras: Extras,
+    ) -> None:
+        self.paper, self.text, self.rows, self.result = paper, text, rows, result
+        self.context, self.extras = context, extras
+        self.files: dict[str, bytes] = {}
+        self.headings = Headings(title=paper.title)
+        self.snippets = _Snippets(paper, text, context)
+        self.symbols = symbols(text, paper.path)
+        self.claims = result.claims if result else []
+        self.sources = {id(claim): claim_source(text, claim) for claim in self.claims}
+        self.lines = highlighted(text, context.index.links(paper.module, text), self._href)
+        self.after = self._after_lines()
+        self.inlays = self._inlays()
+
+    def page(self) -> Page:
+        parts = [
+            self._meta(),
+            self._head(),
+            self._summary(),
+            self._key(),
+            self.extras.before_rows,
+            self._failure(),
+            self._rows(),
+            self._table(),
+            self.extras.after_rows,
+            self.snippets.data(),
+        ]
+        if self.context.snippets:
+            self._downloads()
+        return Page("\n\n".join(part for part in parts if part) + "\n", self.files)
+
+    # Above the rows
+
+    def _meta(self) -> str:
+        paper = self.paper
+        meta: dict[str, Any] = {
+            "title": paper.title,
+            "template": "paper.html",
+            "hide": ["navigation", "toc"],
+        }
+        if paper.idea:
+            meta["description"] = paper.idea
+        meta |= self.extras.meta
+        return f"---\n{yaml.safe_dump(meta, allow_unicode=True, sort_keys=False)}---"
+
+    def _head(self) -> str:
+        paper = self.paper
+        crumbs = " › ".join(
+            f'<a href="{escape(self._to(page))}">{escape(title)}</a>'
+            for title, page in self.extras.crumbs
+        )
+        facts = [
+            ", ".join(map(escape, paper.authors)),
+            " ".join(filter(None, [escape(paper.venue), str(paper.year or "")])),
+            _outside(f"https://arxiv.org/abs/{paper.arxiv}", f"arXiv {paper.arxiv}") if paper.arxiv else "",
+            _outside(paper.code, "official code") if paper.code else "",
+        ]
+        if self.context.snippets:
+            stem = paper.module.rsplit(".", 1)[-1]
+            facts.append(f'<a href="{escape(self._beside(f"{stem}.py"))}" download>source</a>')
+            facts.append(f'<a href="{escape(self._beside(f"{stem}.ipynb"))}" download>notebook</a>')
+        if self.extras.api:
+            facts.append(f'<a href="{escape(self.context.address(self.extras.api))}">API</a>')
+        facts += [self._badge(), escape(self.context.ran)]
+        items = "".join(f"<li>{fact}</li>" for fact in facts if fact)
+        return "\n\n".join(
+            filter(
+                None,
+                [
+                    f'<p class="mg-crumb">{crumbs}</p>' if crumbs else "",
+                    f"# {paper.title}",
+                    f'<p class="mg-zh" lang="zh">{escape(paper.zh)}</p>' if paper.zh else "",
+                    f'<p class="mg-idea">{escape(paper.idea)}</p>' if paper.idea else "",
+                    f'<ul class="mg-facts">{items}</ul>' if items else "",
+                ],
+            )
+        )
+
+    def _badge(self) -> str:
+        if self.result is None:
+            return ""
+        if not self.result.ok:
+            return '<a class="mg-badge mg-bad" href="#mg-failed">✗ failed</a>'
+        count = len(self.claims)
+        if not count:
+            return ""
+        return f'<a class="mg-badge" href="#checked">✓ {_count(count, "claim")} checked</a>'
+
+    def _summary(self) -> str:
+        return sections(self.headings.fit(self.paper.summary))
+
+    def _key(self) -> str:
+        paper = self.paper
+        facts = [(label.capitalize(), str(value)) for label, value in paper.cost.items()]
+        if paper.letters:
+            words = " · ".join(f"`{letter}` {word}" for letter, word in paper.letters.items())
+            facts.append(("Letters", words))
+        if self.extras.compare:
+            near = " · ".join(
+                f"[{title}]({self._markdown_link(page)})" for title, page in self.extras.compare
+            )
+            facts.append(("Compare with", near))
+        if not facts:
+            return ""
+        cells = "\n".join(
+            f'<div markdown="1"><dt>{escape(label)}</dt><dd markdown="span">{value}</dd></div>'
+            for label, value in facts
+        )
+        return f'<dl class="mg-key" markdown="1">\n{cells}\n</dl>'
+
+    def _failure(self) -> str:
+        if self.result is None or self.result.ok or self.result.error is None:
+            return ""
+        return f'<div id="mg-failed">{failure_html(self.result.error)}</div>'
+
+    # The rows
+
+    def _rows(self) -> str:
+        shown = [self._row(row) for row in self.rows if row.kind != "front"]
+        tools = ""
+        if self.inlays:
+            tools = (
+                '<div class="mg-switches"><button type="button" class="mg-shapes-toggle" '
+                'aria-pressed="true">Shapes</button></div>\n\n'
+            )
+        body = "\n\n".join(filter(None, shown))
+        return f'{tools}<div class="mg-rows" markdown="1">\n\n{body}\n\n</div>'
+
+    def _row(self, row: Row) -> str:
+        prose = sections(self.headings.fit(row.prose)).strip()
+        if not prose and not row.code:
+            return ""
+        kind = "wide" if row.kind == "wide" else "pair" if prose else "bare"
+        anchor = f' id="r{row.start}"'
+        cells = [f'<div class="mg-row mg-{kind}"{anchor} markdown="1">']
+        if prose:
+            cells.append(f'<div class="mg-prose" markdown="1">\n\n{prose}\n\n</div>')
+        if row.code:
+            cells.append(self._code(row))
+        return "\n\n".join([*cells, "</div>"])
+
+    def _code(self, row: Row) -> str:
+        anchors = {symbol.line: symbol for symbol in self.symbols}
+        blocks: list[str] = []
+        lines: list[str] = []
+
+        def close() -> None:
+            if lines:
+                code = "&#10;".join(lines)
+                blocks.append(f'<pre class="mg-pre" tabindex="0"><code>{code}</code></pre>')
+                lines.clear()
+
+        for number in row.code_lines:
+            lines.append(self._line(number, anchors.get(number)))
+            if number in self.after:
+                close()
+                blocks += self.after[number]
+        close()
+        return f'<div class="mg-code">{self._buttons(row)}{_one_line("".join(blocks))}</div>'
+
+    def _line(self, number: int, symbol: Symbol | None) -> str:
+        target = f'<span id="{escape(symbol.name)}"></span>' if symbol else ""
+        return (
+            f'<span class="mg-line" id="L{number}">{target}<a class="mg-ln" href="#L{number}" '
+            f'tabindex="-1" aria-label="Line {number}" data-n="{number}"></a>'
+            f"{self.lines[number - 1]}{self.inlays.get(number, '')}</span>"
+        )
+
+    def _buttons(self, row: Row) -> str:
+        first, last = row.code_lines[0], row.code_lines[-1]
+        where = f"line {first}" if first == last else f"lines {first} to {last}"
+        link = f'<a class="mg-permalink" href="#r{row.start}" aria-label="Link to {where}">#</a>'
+        copy = f'<button type="button" class="mg-copy" aria-label="Copy {where}">Copy</button>'
+        number = self.snippets.add(row)
+        if number is not None:
+            copy += (
+                f'<button type="button" class="mg-run-copy" data-mg-snippet="{number}" '
+                f'aria-label="Copy runnable: {where} with what they need">Copy runnable</button>'
+            )
+        return f'<div class="mg-tools">{link}{copy}</div>'
+
+    def _inlays(self) -> dict[int, str]:
+        if self.result is None or not self.paper.shapes:
+            return {}
+        found = self.result.shapes
+        named = letters(self.text, found, self.paper.letters)
+        by_line = defaultdict(list)
+        for number, shape in enumerate(found):
+            by_line[shape.line].append((shape, named.get(number, ())))
+        return {line: shapes_html(entries) for line, entries in by_line.items()}
+
+    def _after_lines(self) -> dict[int, list[str]]:
+        """What stands under a line: outputs of its statement, then its claim."""
+        after: dict[int, list[str]] = defaultdict(list)
+        if self.result is None:
+            return after
+        for number, output in enumerate(self.result.outputs, 1):
+            after[output.line].append(output_html(output, self._saver(number)))
+        for claim in self.claims:
+            after[claim.end_line].append(claim_html(claim, self.sources[id(claim)]))
+        if self.result.error and self.result.error.line:
+            after[self.result.error.line].append(failure_html(self.result.error))
+        return after
+
+    # Below the rows
+
+    def _table(self) -> str:
+        if not self.claims:
+            return ""
+        body = "".join(self._claim_row(claim) for claim in self.claims)
+        return (
+            "## What was checked when this page was built {#checked}\n\n"
+            '<div class="mg-table" tabindex="0" role="region" aria-label="Checked claims">'
+            '<table class="mg-claims"><thead><tr><th scope="col">Claim</th><th scope="col">Measured here</th>'
+            f'<th scope="col">Source</th><th scope="col">Line</th></tr></thead><tbody>{body}</tbody></table></div>'
+        )
+
+    def _claim_row(self, claim: Claim) -> str:
+        mark = '<span class="mg-mark" role="img" aria-label="verified">✓</span>'
+        if not claim.ok:
+            mark = '<span class="mg-mark mg-bad" role="img" aria-label="failed">✗</span>'
+        return (
+            f"<tr><td>{mark} <code>{escape(claim.text)}</code></td><td>{values(claim)}</td>"
+            f"<td>{escape(self.sources[id(claim)])}</td>"
+            f'<td><a href="#L{claim.line}">{claim.line}</a></td></tr>'
+        )
+
+    def _downloads(self) -> None:
+        stem = self.paper.module.rsplit(".", 1)[-1]
+        self._save(f"{stem}.py", self.text.encode())
+        self._save(f"{stem}.ipynb", notebook(self.text, self.paper, self.result).encode())
+
+    # Addresses and files
+
+    def _href(self, link: Link) -> str:
+        if link.kind == "external":
+            return link.url
+        page, _, anchor = link.url.partition("#")
+        return f"#{anchor}" if page == self.paper.url else self.context.address(link.url)
+
+    def _to(self, source: str) -> str:
+        """The address of a Markdown file of the site, for raw HTML."""
+        path, _, anchor = source.partition("#")
+        url = posixpath.join(posixpath.dirname(path), "") if path.endswith("index.md") else f"{path[:-3]}/"
+        return self.context.address(f"{url}#{anchor}" if anchor else url)
+
+    def _markdown_link(self, source: str) -> str:
+        return posixpath.relpath(source, posixpath.dirname(self.paper.src_uri) or ".")
+
+    def _beside(self, name: str) -> str:
+        return self.context.address(self.paper.url + name)
+
+    def _save(self, name: str, content: bytes) -> str:
+        self.files[self.paper.url + name] = content
+        return self._beside(name)
+
+    def _saver(self, number: int) -> Callable[[str, bytes], str]:
+        def save(name: str, content: bytes) -> str:
+            stem, _, suffix = name.rpartition(".")
+            return self._save(f"{stem}-{number}.{suffix}", content)
+
+        return save
+
+
+class _Snippets:
+    """The runnable snippets of a page: each is kept once, rows refer to it by number."""
+
+    def __init__(self, paper: Paper, text: str, context: Context) -> None:
+        self._paper, self._text, self._context = paper, text, context
+        self._numbers: dict[str, int] = {}
+
+    def add(self, row: Row) -> int | None:
+        """The number of the snippet for a row, or None when it has none."""
+        if not self._context.snippets or not row.code_lines:
+            return None
+        target = row.symbol or (row.code_lines[0], row.code_lines[-1])
+        code = runnable(self._text, target, path=self._paper.path, root=self._context.root)
+        return self._numbers.setdefault(code, len(self._numbers)) if code.strip() else None
+
+    def data(self) -> str:
+        """All of them, for the script of the page."""
+        if not self._numbers:
+            return ""
+        plain = json.dumps(list(self._numbers), ensure_ascii=False).replace("<", "\\u003c")
+        return f'<script type="application/json" class="mg-snippets">{plain}</script>'
+
+
+def _one_line(html: str) -> str:
+    """HTML that Markdown passes over: no line of it can be taken for Markdown."""
+    return html.replace("\r", "").replace("\n", "&#10;")
+
+
+def _outside(url: str, text: str) -> str:
+    return f'<a href="{escape(url)}" rel="noopener">{escape(text)}</a>'
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number != 1 else "")

@@ -1,0 +1,85 @@
+"""Prose of a module, fitted into a page: one order of headings, docstring sections set as lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from griffe import Docstring, DocstringSection, DocstringSectionKind, Parser
+
+_FENCE = re.compile(r"^\s*(```|~~~)")
+_HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
+_SECTION = re.compile(
+    r"^(Args|Arguments|Params|Parameters|Returns|Raises|Yields|Attributes|Examples?|Notes?):\s*$", re.M
+)
+
+
+class Headings:
+    """Keeps the headings of a page in order: one title, and no level left out.
+
+    Args:
+        title: The page's title: a first heading that repeats it is dropped.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._level = 1
+
+    def fit(self, prose: str) -> str:
+        """The prose with its headings at a level that may follow the ones before it."""
+        if "#" not in prose:
+            return prose
+        return "\n".join(self._lines(prose.split("\n")))
+
+    def _lines(self, lines: list[str]) -> Iterator[str]:
+        fenced = False
+        for line in lines:
+            fenced ^= bool(_FENCE.match(line))
+            heading = None if fenced else _HEADING.match(line)
+            if heading is None:
+                yield line
+            elif heading[2].strip("* ") != self._title:
+                self._level = max(2, min(len(heading[1]), self._level + 1))
+                yield f"{'#' * self._level} {heading[2]}"
+
+
+def sections(prose: str) -> str:
+    """Google-style sections of a docstring as Markdown definition lists; other prose as it is."""
+    if not _SECTION.search(prose):
+        return prose
+    parsed = Docstring(prose).parse(Parser.google, warnings=False)
+    return "\n\n".join(_section(section) for section in parsed)
+
+
+def _section(section: DocstringSection) -> str:
+    value = section.value
+    if section.kind is DocstringSectionKind.text:
+        return str(value)
+    if section.kind is DocstringSectionKind.examples:
+        return "**Example**\n\n" + "\n\n".join(_example(kind, text) for kind, text in value)
+    if section.kind is DocstringSectionKind.admonition:
+        text = "\n".join(f"    {line}" for line in value.description.split("\n"))
+        return f"!!! {value.kind}\n\n{text}"
+    title = section.title or _TITLES.get(section.kind, section.kind.value.capitalize())
+    return f"**{title}**\n\n" + "\n\n".join(_item(item) for item in value)
+
+
+_TITLES = {
+    DocstringSectionKind.parameters: "Arguments",
+    DocstringSectionKind.returns: "Returns",
+    DocstringSectionKind.raises: "Raises",
+    DocstringSectionKind.yields: "Yields",
+    DocstringSectionKind.attributes: "Attributes",
+}
+
+
+def _example(kind: DocstringSectionKind, text: str) -> str:
+    return f"```pycon\n{text}\n```" if kind is DocstringSectionKind.examples else text
+
+
+def _item(item: object) -> str:
+    name = getattr(item, "name", "") or ""
+    annotation = getattr(item, "annotation", None)
+    description = str(getattr(item, "description", "")).replace("\n", "\n    ")
+    term = " ".join(f"`{part}`" for part in (name, annotation) if part)
+    return f"{term}\n:   {description}" if term else description

@@ -345,7 +345,7 @@ HARM = {
         "time.sleep(99)",
         "TimeLimit",
         0,
-        "2 s",
+        "1 s",
     ),
     "stops itself": ("import os, signal\nos.kill(0, signal.SIGSTOP)", "TimeLimit", 0, "1 s"),
     "says too much": ("print('x' * 3_000_000)", "OutputLimit", 0, "limit is 0.0625 MB"),

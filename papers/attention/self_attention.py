@@ -329,8 +329,8 @@ def demo() -> None:
 
     # With the same kind of mask, padding is as good as absent.
     keep = (torch.arange(11) < 6).expand(3, 11)
-    unpadded = model(source[:, :6], target)
-    torch.testing.assert_close(model(source, target, keep), unpadded)  # as Section 3.2.3
+    short = model(source[:, :6], target)
+    torch.testing.assert_close(model(source, target, keep), short)  # as Section 3.2.3
 
     # **The price of heads.** Eight of $d_k = 64$ cost what one of 512 does. *The note*
     # gives each of its 8 heads $d_k = d_v = 512$, which is eight times the layer.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from marginalia import api, catalog, companion, page
-from marginalia.catalog import Catalog, Check
+from marginalia.catalog import Catalog, Check, Entry
 from marginalia.demo import Result, has_demo
 from marginalia.errors import MarginaliaError, SourceError
 from marginalia.links import Index
@@ -257,7 +257,7 @@ class _Assembly:
 
     def _extras(self, module: _Module, index: Catalog) -> page.Extras:
         paper = module.paper
-        entry = index.entry(paper.module)
+        entry = index.names[paper.module]
         topic = index.topics[entry.topic]
         note = index.note_for(paper)
         related = self.library.about(paper.arxiv) if self.library and paper.arxiv else []
@@ -265,7 +265,7 @@ class _Assembly:
         after.append(_companion_section(paper, related))
         return page.Extras(
             crumbs=(("Topics", catalog.TOPICS), (topic.title, f"topics/{topic.slug}.md")),
-            compare=tuple((index.title_of(name), index.source_of(name)) for name in paper.compare),
+            compare=tuple(_near(index.names[name]) for name in paper.compare),
             after_rows="\n\n".join(filter(None, after)),
             api=api.url_of(paper) if self.options.api else "",
             meta={"tags": list(paper.tags)} if paper.tags else {},
@@ -340,3 +340,7 @@ def _companion_section(paper: Paper, related: list[tuple[str, str]]) -> str:
         f"- [{title}]({posixpath.relpath(source, here)})" for title, source in related
     )
     return f"## In the companion library\n\n{links}"
+
+
+def _near(entry: Entry) -> tuple[str, str]:
+    return entry.short or entry.title, entry.source

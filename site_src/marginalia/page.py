@@ -166,11 +166,7 @@ class _Renderer:
 
     def _meta(self) -> str:
         paper = self.paper
-        meta: dict[str, Any] = {
-            "title": paper.title,
-            "template": "paper.html",
-            "hide": ["navigation", "toc"],
-        }
+        meta: dict[str, Any] = {"title": paper.title, "hide": ["navigation"]}
         if paper.idea:
             meta["description"] = paper.idea
         meta |= self.extras.meta

@@ -70,7 +70,7 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
         self.keep_going = command == "serve"
 
     def on_config(self, config: MkDocsConfig) -> MkDocsConfig:
-        """Bring the Markdown extensions, styles and templates that the pages need."""
+        """Bring the Markdown extensions, and the styles that the pages need."""
         for name in _EXTENSIONS:
             if name not in config.markdown_extensions:
                 config.markdown_extensions.append(name)
@@ -78,10 +78,6 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
             config.mdx_configs.setdefault(name, settings)
         config.extra_css += [f"{_ASSETS}/{p.name}" for p in sorted(_HERE.glob("assets/*.css"))]
         config.extra_javascript += [f"{_ASSETS}/{p.name}" for p in sorted(_HERE.glob("assets/*.js"))]
-        theme = str(_HERE / "theme")
-        if theme not in config.theme.dirs:
-            own = 1 if config.theme.custom_dir else 0  # a site's own overrides stay first
-            config.theme.dirs.insert(own, theme)
         return config
 
     def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:

@@ -93,7 +93,7 @@ def _run(job: Job, stop: isolation.Stop) -> Result:
     if report.result:
         result = Result.from_json(json.loads(report.result))
     elif report.end == "timeout":
-        result.seconds = job.timeout
+        result.seconds = float(job.timeout)
     result.peak_mb = round(report.peak_mb or result.peak_mb, 1)
     return result
 

@@ -34,6 +34,7 @@ from marginalia.syntax import (
 
 _BUILTINS = frozenset(dir(builtins)) | {"__file__", "__path__", "__annotations__"}
 _WIDTH = 100
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 Kind = Literal["import", "definition", "guard", "text", "code"]
@@ -164,7 +165,7 @@ class _Module:
         if all(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes):
             block.kind = "import"
             block.start = block.first
-        elif any(_defines(node) for node in nodes):
+        elif any(isinstance(node, _DEFINITIONS) for node in nodes):
             block.kind = "definition"
         elif is_guard(nodes[0]) and not block.in_demo:
             block.kind = "guard"
@@ -253,19 +254,11 @@ def _is_comment(line: str, margin: int) -> bool:
     )
 
 
-def _defines(node: ast.AST) -> bool:
-    """Whether a statement of the top level is or holds a definition, which wants room around it."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return True
-    inner = (child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))
-    return any(_defines(child) for child in inner)
-
-
 def _declared_global(nodes: Iterable[ast.stmt]) -> set[str]:
     return {
         name
         for node in nodes
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        if isinstance(node, _DEFINITIONS)
         for inner in ast.walk(node)
         if isinstance(inner, ast.Global)
         for name in inner.names

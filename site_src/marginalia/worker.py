@@ -89,8 +89,8 @@ def _guard(control: socket.socket) -> NoReturn:
             control.sendall(json.dumps([os.getpid(), name]).encode() + b"\n")
             report = _watch(demo, control, job["timeout"])
             result = outcome(report, scratch, job["max_bytes"])
-            control.sendall(json.dumps(report).encode() + b"\n" + result)
-            control.shutdown(socket.SHUT_WR)  # that is all: the builder need not wait for our end
+        control.sendall(json.dumps(report).encode() + b"\n" + result)
+        control.shutdown(socket.SHUT_WR)  # that is all: the builder need not wait for our end
     finally:
         os._exit(0)
 

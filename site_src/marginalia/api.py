@@ -27,6 +27,7 @@ _OPTIONS = {
     "separate_signature": True,
     "signature_crossrefs": True,
     "docstring_section_style": "list",
+    "docstring_options": {"warnings": False},
     "merge_init_into_class": True,
     "show_if_no_docstring": True,
 }
@@ -67,6 +68,7 @@ def page(paper: Paper, text: str) -> str:
         "title": f"{paper.title}: API",
         "description": f"Signatures, arguments and shapes of {paper.module}",
         "search": {"boost": 0.5},
+        "hide": ["navigation"],
     }
     parts = [
         f"---\n{yaml.safe_dump(meta, allow_unicode=True, sort_keys=False)}---",
@@ -90,7 +92,7 @@ def index(papers: list[tuple[Paper, str]]) -> str:
     Args:
         papers: Modules with their sources.
     """
-    lines = ["---\ntitle: API reference\n---", "# API reference"]
+    lines = ["---\ntitle: API reference\nhide: [navigation]\n---", "# API reference"]
     lines.append(
         "Signatures with argument shapes, return values and errors, for those who know what they "
         "look for. Explanations are on the annotated pages."

@@ -296,9 +296,6 @@ class _Assembly:
             extra["Companion library"] = self.library.index_source
         if api.INDEX in self.site.pages:
             extra["API"] = api.INDEX
-        for title, name in (("How to read a page", "how-to-read.md"), ("Generator", "generator.md")):
-            if self.options.docs and (self.options.docs / name).is_file():
-                extra[title] = name
         return extra
 
     def _addresses(self, url: str) -> Callable[[str], str]:

@@ -446,6 +446,7 @@ def _page(title: str, about: str, parts: Iterable[str], *, searchable: bool = Tr
     """A page with its front matter. JSON is YAML, and quotes whatever needs it."""
     meta = {"title": title, "description": " ".join(about.split())}
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in meta.items()]
+    lines.append("hide: [navigation]")
     if not searchable:
         lines += ["search:", "  exclude: true"]
     return "---\n" + "\n".join(lines) + "\n---\n\n" + _joined(parts) + "\n"

@@ -25,7 +25,7 @@ from marginalia.rows import Row, parse, read_source, symbols
 # A formula or a code span may hold `[a](x)`: they are stepped over, not searched for links.
 _SKIP = r"(?P<skip>```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$)"
 _IMAGE = r"!\[(?P<alt>[^\]]*)\]\((?P<image>[^)\s]*)\)"
-_LINK = r"\[(?P<text>(?:!\[[^\]]*\]\([^)]*\)|[^\[\]])*)\]\((?P<target>[^)\s]+)\)"
+_LINK = r"\[(?P<text>(?:!\[[^\]]*\]\([^)]*\)|[^\[\]])*)\]\((?P<target>[^)\s]+(?: / [^)\s]+)?)\)"
 _TOKENS = re.compile(f"{_SKIP}|{_LINK}|{_IMAGE}", re.DOTALL)
 _ANCHOR = re.compile(r"""<a\s+(?:id|name)=["']?([\w.-]+)""")
 _ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf)/(\d{4}\.\d{4,5})")
@@ -131,7 +131,7 @@ def _module(library: Library, path: Path) -> Module:
         path=path,
         name=".".join((library.name, *dotted)),
         page=(relative.with_name("index") if package else relative).as_posix() + ".md",
-        title=load(path, library.folder).title,
+        title=re.sub(_LINK, r"\g<text>", load(path, library.folder).title),
         text=text,
         rows=rows,
         anchors=frozenset(_ANCHOR.findall(prose)) | {s.name for s in symbols(text, path)},
@@ -175,7 +175,7 @@ def _target(module: Module, link: str, known: Mapping[str, Module]) -> tuple[str
     """
     if re.match(r"[a-z][a-z+.-]*:", link):
         return link, True
-    path, _, anchor = link.partition("#")
+    path, _, anchor = link.replace(" ", "").partition("#")
     here = posixpath.dirname(module.page)
     page = _page(posixpath.normpath(posixpath.join(here, path)), known) if path else module.page
     if not page:
@@ -239,7 +239,8 @@ class Companion:
 
     def url_of(self, module: Module) -> str:
         """The address of a module's page, from the site's root."""
-        return self.source_of(module).removesuffix(".md").removesuffix("index").rstrip("/") + "/"
+        path = posixpath.splitext(self.source_of(module))[0]
+        return re.sub(r"/index$", "", path) + "/"
 
     def about(self, arxiv: str, limit: int = 4) -> list[tuple[str, str]]:
         """Title and source file of the modules that are about a paper."""
@@ -280,7 +281,7 @@ class Companion:
         return render(paper, module.text, rows, None, context, extras)
 
     def _crumbs(self, module: Module) -> Iterator[tuple[str, str]]:
-        parts = module.page.removesuffix(".md").removesuffix("index").strip("/").split("/")
+        parts = re.sub(r"(/index)?\.md$", "", module.page).split("/")
         for depth in range(len(parts) if module.page != "index.md" else 0):
             page = "/".join([*parts[:depth], "index.md"])
             if page in self._known:

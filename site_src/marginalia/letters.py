@@ -15,8 +15,8 @@ import ast
 import math
 import re
 import warnings
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -28,6 +28,7 @@ _Label = tuple[str | None, ...]  # None where nothing is known, "" where a lette
 _Group = tuple[int, str]  # a line and a name
 _Sizes = frozenset[tuple[str, int]]  # letters and their sizes that may hold together
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 _MAX_COMBINED = 256  # combinations of shapes that are compared; beyond, nothing is inferred
 _MAX_DISTINCT = 6  # a line with more shapes, or more runs, is not recorded in full
@@ -57,7 +58,7 @@ def letters(
         tree = ast.parse(text.removeprefix("\ufeff"))
     source = _Source(tree, comments, declared, {(shape.line, shape.name) for shape in shapes})
     records = [_record(shape, source) for shape in shapes]
-    found = _Inference(records, _stated(records, source), source.arguments).labels()
+    found = _Inference(records, _stated_labels(records, source), source.arguments).labels()
     return {
         index: tuple(axis or str(size) for axis, size in zip(label, sizes, strict=True))
         for index, label in sorted(found.items())
@@ -74,7 +75,7 @@ _PRODUCT = re.compile(r"(?:[^\W\d]\w*'*|\d+)(?:(?://|[*/+\-·×])(?:[^\W\d]\w*'*
 _PIECE = re.compile(r"(?:\([^()]*\)|[^\s()])+")
 _BRACKETS = r"\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*"
 _ARROW = re.compile(rf"\s*({_BRACKETS})?\s*(?:->|→)\s*({_BRACKETS})(?=$|[\s,;.:(])([^\[\]]*)$")
-_PLAIN = re.compile(rf"\s*({_BRACKETS})\s*$")
+_BRACKETED = re.compile(rf"\s*{_BRACKETS}\s*$")
 
 
 def _is_letter(axis: str | None) -> bool:
@@ -234,6 +235,726 @@ class _Names:
 
 
 def _pattern(
-    node: ast.Call, inputs: Sequence[ast.expr], axes: type[None] | object
+    node: ast.Call, inputs: Sequence[ast.expr], axes: Callable[[str], _Axes | None]
 ) -> _Pattern | None:
-    raise NotImplementedError
+    """The pattern among the arguments of a call, with what it says of the `inputs`."""
+    values = [*node.args, *(keyword.value for keyword in node.keywords)]
+    texts = [value.value for value in values if isinstance(value, ast.Constant)]
+    found = [text for text in texts if isinstance(text, str) and "->" in text]
+    if len(found) != 1 or any(isinstance(value, ast.Starred) for value in inputs):
+        return None
+    left, _, right = found[0].partition("->")
+    sides = left.split(",")
+    pairs = zip(inputs, map(axes, sides), strict=True) if len(inputs) == len(sides) else ()
+    return _Pattern(list(pairs), axes(right))
+
+
+class _Source:
+    """What a source says of the axes of its variables, and where these live.
+
+    Args:
+        tree: The module.
+        comments: Its trailing comments, by line.
+        declared: The letters that it declares.
+        recorded: The lines and names that are known to hold tensors.
+
+    Attributes:
+        stated: For a line and a name the axes it should have, the most certain first.
+        arguments: The lines and names that are arguments of functions.
+    """
+
+    def __init__(
+        self,
+        tree: ast.Module,
+        comments: Mapping[int, str],
+        declared: Collection[str],
+        recorded: Collection[_Group],
+    ) -> None:
+        self.stated: dict[_Group, list[_Axes]] = defaultdict(list)
+        self.arguments: set[_Group] = set()
+        self._comments = comments
+        self._names = _Names(tree)
+        self._functions = [node for node in ast.walk(tree) if isinstance(node, _Function)]
+        self._known = {*declared, *self._letters_of_calls(tree), *self._letters_of_signatures()}
+        steps = [step for scope in (tree, *self._functions) for step in _steps(scope)]
+        ends = Counter(step.line for step in steps)
+        steps = [step for step in steps if ends[step.line] == 1]
+        for step in steps:
+            self._read_comment(step)
+        for function in self._functions:
+            self._read_signature(function, recorded)
+        for step in steps:
+            self._read_pattern(step)
+        for step in steps:
+            self._read_inputs(step)
+
+    def scope(self, line: int) -> int:
+        """The function that a line belongs to, as the line of its `def`; 0 for none."""
+        holding = (f.lineno for f in self._functions if f.lineno <= line <= (f.end_lineno or 0))
+        return max(holding, default=0)
+
+    def _letters_of_calls(self, tree: ast.Module) -> Iterator[str]:
+        calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+        for axes in (axes for call in calls for axes in self._names.axes(call)):
+            yield from (axis for axis in axes if _is_letter(axis))
+            yield from (part for axis in axes for part in axis.split("·") if _is_letter(part))
+
+    def _letters_of_signatures(self) -> Iterator[str]:
+        for function in self._functions:
+            for axes in (axes for side in self._signature(function) for axes in side if axes):
+                yield from (part for axis in axes for part in _WORD.findall(axis))
+
+    def _signature(self, function: _Function) -> tuple[list[_Axes | None], list[_Axes | None]]:
+        """What the shape comment behind a signature says of arguments and results."""
+        for line in range(function.lineno, max(function.body[0].lineno, function.lineno + 1)):
+            if found := _ARROW.match(self._comments.get(line, "")):
+                arguments = _bracketed(found[1])
+                return [] if arguments == [()] else arguments, _bracketed(found[2])
+        return [], []
+
+    def _read_signature(self, function: _Function, recorded: Collection[_Group]) -> None:
+        names = _arguments(function)
+        self.arguments |= {
+            group for group in recorded if group[0] == function.lineno and _root(group[1]) in names
+        }
+        arguments, results = self._signature(function)
+        tensors = _tensors(function, names, recorded)
+        for name, axes in zip(tensors, arguments, strict=False):
+            self._state((function.lineno, name), axes)
+        returns = [step.line for step in _steps(function) if isinstance(step.node, ast.Return)]
+        for line in returns:
+            if len(results) == 1:
+                self._state((line, "return"), results[0])
+            elif _parts(line, recorded) == set(range(len(results))):
+                for index, axes in enumerate(results):
+                    self._state((line, f"return[{index}]"), axes)
+
+    def _read_comment(self, step: _Step) -> None:
+        """A shape comment behind an assignment or a `return`."""
+        text = self._comments.get(step.line, "")
+        if arrow := _ARROW.match(text):
+            found = [] if arrow[3].strip() else _bracketed(arrow[2])
+        else:
+            found = _bracketed(text) if _BRACKETED.match(text) else [_comment_axes(text)]
+        names = step.names()
+        if isinstance(step.node, ast.Return) and len(found) > 1:
+            names = [f"return[{index}]" for index in range(len(found))]
+        if len(names) != len(found):
+            return
+        for name, axes in zip(names, found, strict=True):
+            if axes and all(self._is_known(axis) for axis in axes):
+                self._state((step.line, name), axes)
+
+    def _is_known(self, axis: str) -> bool:
+        words = _WORD.findall(axis)
+        return axis == "..." or all(word.isdigit() or word in self._known for word in words)
+
+    def _read_pattern(self, step: _Step) -> None:
+        for name, value in step.values():
+            if pattern := self._names.pattern(value):
+                self._state((step.line, name), pattern.output)
+
+    def _read_inputs(self, step: _Step) -> None:
+        for _, value in step.values():
+            pattern = self._names.pattern(value)
+            for node, axes in pattern.inputs if pattern else ():
+                if isinstance(node, ast.Name) and (line := step.bound(node.id)):
+                    self._state((line, node.id), axes)
+
+    def _state(self, group: _Group, axes: _Axes | None) -> None:
+        if axes:
+            self.stated[group].append(axes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A statement that binds names or returns, with the blocks it stands in.
+
+    Args:
+        node: The statement.
+        function: The function whose step it is.
+        before: What runs before it in its block and in the `with` blocks around it, nearest last.
+        whole: Whether these reach back to the start of the function.
+    """
+
+    node: ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return
+    function: _Function | None
+    before: tuple[ast.stmt, ...]
+    whole: bool
+
+    @property
+    def line(self) -> int:
+        """Where its tensors are recorded."""
+        return self.node.end_lineno or self.node.lineno
+
+    def names(self) -> list[str]:
+        """The names that it binds, as they are recorded."""
+        if isinstance(self.node, ast.Return):
+            return ["return"]
+        targets = self.node.targets if isinstance(self.node, ast.Assign) else [self.node.target]
+        return [name for target in targets for name in _bound(target)]
+
+    def values(self) -> Iterator[tuple[str, ast.expr]]:
+        """The names that it binds, each with the expression that is its value."""
+        value = self.node.value
+        if value is None or isinstance(self.node, ast.AugAssign):
+            return
+        items = value.elts if isinstance(value, ast.Tuple) else []
+        if isinstance(self.node, ast.Return):
+            yield "return", value
+            yield from ((f"return[{index}]", item) for index, item in enumerate(items))
+            return
+        for target in (
+            self.node.targets if isinstance(self.node, ast.Assign) else [self.node.target]
+        ):
+            if not isinstance(target, ast.Tuple | ast.List):
+                yield from ((name, value) for name in _bound(target))
+            elif len(target.elts) == len(items) and not _starred([*target.elts, *items]):
+                for part, item in zip(target.elts, items, strict=True):
+                    yield from ((name, item) for name in _bound(part))
+
+    def bound(self, name: str) -> int:
+        """The line that is sure to have bound the value that a name has here; 0 if none is."""
+        for node in reversed(self.before):
+            if name in _stored(node):
+                simple = isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)
+                return (node.end_lineno or 0) if simple else 0
+            if any(
+                isinstance(part, ast.Return | ast.Break | ast.Continue) for part in _inside(node)
+            ):
+                return 0
+        if self.function is None or not self.whole or name not in _arguments(self.function):
+            return 0
+        return self.function.lineno
+
+
+def _steps(scope: ast.Module | _Function) -> Iterator[_Step]:
+    """The statements of a function, or of a module, that bind names or return."""
+    function = None if isinstance(scope, ast.Module) else scope
+    blocks: list[tuple[list[ast.stmt], tuple[ast.stmt, ...], bool]] = [(scope.body, (), True)]
+    while blocks:
+        block, before, whole = blocks.pop()
+        for node in block:
+            if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return):
+                yield _Step(node, function, before, whole)
+            elif isinstance(node, ast.With):
+                blocks.append((node.body, before, whole))
+            elif not isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+                blocks += [(inner, (), False) for inner in _blocks(node)]
+            before = (*before, node)
+
+
+def _blocks(node: ast.stmt) -> Iterator[list[ast.stmt]]:
+    for name in ("body", "orelse", "finalbody"):
+        if inner := getattr(node, name, None):
+            yield inner
+    for part in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+        yield part.body
+
+
+def _inside(node: ast.stmt) -> Iterator[ast.AST]:
+    """A statement and what it contains, functions left out."""
+    waiting: list[ast.AST] = [node]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        if not isinstance(part, (*_FUNCTIONS, ast.Lambda, ast.ClassDef)):
+            waiting += ast.iter_child_nodes(part)
+
+
+def _stored(node: ast.stmt) -> set[str]:
+    """The names that a statement may bind."""
+    parts = (part for part in _inside(node) if isinstance(part, ast.Name))
+    return {part.id for part in parts if not isinstance(part.ctx, ast.Load)}
+
+
+def _bound(target: ast.expr) -> Iterator[str]:
+    """The names in a target, as they are recorded."""
+    if isinstance(target, ast.Tuple | ast.List):
+        for part in target.elts:
+            yield from _bound(part)
+    elif isinstance(target, ast.Starred):
+        yield from _bound(target.value)
+    elif isinstance(target, ast.Name):
+        yield target.id
+    elif isinstance(target, ast.Attribute):
+        yield from (f"{name}.{target.attr}" for name in _bound(target.value))
+
+
+def _starred(nodes: Iterable[ast.expr]) -> bool:
+    return any(isinstance(node, ast.Starred) for node in nodes)
+
+
+def _arguments(function: _Function) -> dict[str, ast.expr | None]:
+    """The arguments of a function with their annotations, without `self`."""
+    spec = function.args
+    named = [*spec.posonlyargs, *spec.args]
+    named = named[1:] if named and named[0].arg in ("self", "cls") else named
+    rest = (spec.vararg, *spec.kwonlyargs, spec.kwarg)
+    return {arg.arg: arg.annotation for arg in (*named, *rest) if arg}
+
+
+def _tensors(
+    function: _Function, names: Mapping[str, ast.expr | None], recorded: Collection[_Group]
+) -> Iterator[str]:
+    """The arguments that are tensors, in order, as far as that is certain."""
+    here = {name for line, name in recorded if line == function.lineno}
+    for name, annotation in names.items():
+        if any(_root(other) == name != other for other in here):
+            return  # a tuple or the like, of who knows how many
+        if name in here or (annotation and "Tensor" in ast.unparse(annotation)):
+            yield name
+
+
+def _root(name: str) -> str:
+    return re.split(r"[.\[]", name, maxsplit=1)[0]
+
+
+def _parts(line: int, recorded: Collection[_Group]) -> set[int]:
+    """The places of the tensors in the tuple that a line returns."""
+    matches = (re.fullmatch(r"return\[(\d+)\]", name) for at, name in recorded if at == line)
+    return {int(match[1]) for match in matches if match}
+
+
+# What was recorded
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What the inference uses of a recorded shape.
+
+    Args:
+        group: Its line and name; one with several shapes has several records.
+        sizes: Its sizes; None for a module, which stands for many tensors.
+        scope: The function it belongs to.
+        call: The call in which it was seen first.
+        object: The tensor that was seen first.
+        count: How often it was seen.
+        inferable: Whether its letters may come from elsewhere than its own line.
+    """
+
+    group: _Group
+    sizes: tuple[int, ...] | None
+    scope: int
+    call: int
+    object: int
+    count: int
+    inferable: bool
+
+
+def _record(shape: Shape, source: _Source) -> _Record:
+    scope = source.scope(shape.line)
+    return _Record(
+        group=(shape.line, shape.name),
+        sizes=None if shape.note else tuple(shape.shape),
+        scope=scope,
+        call=shape.call if scope else 0,
+        object=shape.object,
+        count=shape.count,
+        inferable=shape.kind == "tensor" and not shape.note and bool(shape.shape),
+    )
+
+
+def _stated_labels(records: Sequence[_Record], source: _Source) -> dict[int, _Label]:
+    """The labels that records have from what is written on their own lines."""
+    labels = {}
+    for index, record in enumerate(records):
+        for axes in source.stated.get(record.group, ()):
+            label = _fitted(axes, record.sizes)
+            if label and any(label):
+                labels[index] = label
+                break
+    return labels
+
+
+def _fitted(axes: _Axes, sizes: tuple[int, ...] | None) -> _Label | None:
+    """Axes as the label of a tensor; None if they do not fit its sizes."""
+    if sizes is None:
+        return None
+    if "..." in axes:
+        missing = len(sizes) - len(axes) + 1
+        at = axes.index("...")
+        axes = (*axes[:at], *("?",) * missing, *axes[at + 1 :])
+    if len(axes) != len(sizes):
+        return None
+    known: dict[str, int] = {}
+    for axis, size in zip(axes, sizes, strict=True):
+        if known.setdefault(axis, size) != size and axis != "?":
+            return None
+        if axis.isdigit() and int(axis) != size:
+            return None
+    return tuple(None if axis == "?" or axis.isdigit() else axis for axis in axes)
+
+
+def _values(axis: str, sizes: Mapping[str, int]) -> set[int]:
+    """The sizes that a product or quotient of letters may have; empty if that is unknown."""
+    names: dict[str, Fraction] = {}
+
+    def renamed(match: re.Match[str]) -> str:
+        name = f"_{len(names)}"
+        word = match[0]
+        names[name] = Fraction(int(word) if word.isdigit() else sizes.get(word, -1))
+        return name
+
+    text = _WORD.sub(renamed, axis.replace("·", "*").replace("×", "*"))
+    if any(value < 0 for value in names.values()):
+        return set()
+    value = _computed(ast.parse(text, mode="eval").body, names)
+    return set() if value is None else {math.floor(value), math.ceil(value)}
+
+
+def _computed(node: ast.expr, names: Mapping[str, Fraction]) -> Fraction | None:
+    if isinstance(node, ast.Name):
+        return names[node.id]
+    if not isinstance(node, ast.BinOp):
+        return None
+    left, right = _computed(node.left, names), _computed(node.right, names)
+    if left is None or right is None:
+        return None
+    if isinstance(node.op, ast.Add):
+        return left + right
+    if isinstance(node.op, ast.Sub):
+        return left - right
+    if isinstance(node.op, ast.Mult):
+        return left * right
+    if not right:
+        return None
+    return Fraction(left // right) if isinstance(node.op, ast.FloorDiv) else left / right
+
+
+# What follows
+
+
+class _Inference:
+    """Spreads letters from the lines that state them.
+
+    Args:
+        records: What was recorded.
+        stated: The labels of those whose own lines say them.
+        arguments: The lines and names that are arguments of functions.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[_Record],
+        stated: dict[int, _Label],
+        arguments: Collection[_Group],
+    ) -> None:
+        self._records = records
+        self._arguments = arguments
+        self._members: dict[_Group, list[int]] = defaultdict(list)
+        self._same: dict[int, list[int]] = defaultdict(list)
+        for index, record in enumerate(records):
+            self._members[record.group].append(index)
+            if record.object and record.inferable:
+                self._same[record.object].append(index)
+        self._stated = self._checked(self._consistent(stated))
+        self._roots: dict[int, _Label] = {}  # labels that do not come from the same object
+        self._labels: dict[int, _Label] = {}
+        self._combinations: dict[tuple[int, int | None, _Group], frozenset[_Sizes] | None] = {}
+
+    def labels(self) -> dict[int, _Label]:
+        """The label of every record that has one.
+
+        Every round starts from what the last one found. A label may lose letters from round to
+        round but never gains any, so this ends.
+        """
+        found: dict[int, _Label] = {}
+        refused: set[int] = set()
+        self._roots = dict(self._stated)
+        while True:
+            self._labels = {**found, **self._stated}
+            self._combinations.clear()
+            proposed, sized = self._proposed()
+            kept = {
+                index: _common(label, proposed[index])
+                for index, label in found.items()
+                if index in proposed
+            }
+            kept = {index: label for index, label in kept.items() if any(label)}
+            refused |= found.keys() - kept.keys()
+            fresh = {i: label for i, label in proposed.items() if i not in {*found, *refused}}
+            following = {**kept, **fresh}
+            self._roots = {
+                **{index: label for index, label in following.items() if index in sized},
+                **self._stated,
+            }
+            if following == found:
+                return self._labels
+            found = following
+
+    # What contradicts itself
+
+    def _consistent(self, labels: dict[int, _Label]) -> dict[int, _Label]:
+        """Labels without the letters that have two sizes in one call."""
+        known: dict[tuple[int, int], dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+        for index, label in labels.items():
+            record = self._records[index]
+            for letter, size in self._letters(index, label):
+                known[record.scope, record.call][letter].add(size)
+        dropped: set[tuple[int, int, str]] = set()
+        for (scope, call), sizes in known.items():
+            for letter, values in sizes.items():
+                possible = self._earlier(labels, scope, call, letter)
+                if len(values) > 1 or (possible and not values <= possible):
+                    dropped.add((scope, call, letter))
+        return {
+            index: tuple(
+                "" if axis and (record.scope, record.call, axis) in dropped else axis
+                for axis in label
+            )
+            for index, label in labels.items()
+            for record in [self._records[index]]
+        }
+
+    def _earlier(self, labels: dict[int, _Label], scope: int, call: int, letter: str) -> set[int]:
+        """The sizes a letter may have in a call by an argument whose shape was seen before."""
+        found: set[int] = set()
+        for group in self._arguments:
+            members = [i for i in self._members[group] if self._records[i].scope == scope]
+            if members and all(self._records[i].call != call for i in members):
+                sizes = {
+                    size
+                    for index in members
+                    if index in labels and self._records[index].call < call
+                    for name, size in self._letters(index, labels[index])
+                    if name == letter
+                }
+                found = found | sizes if not found else found & sizes or sizes
+        return found
+
+    def _checked(self, labels: dict[int, _Label]) -> dict[int, _Label]:
+        """Labels without those in which a product is not the product of its letters."""
+        known: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)
+        for index, label in labels.items():
+            record = self._records[index]
+            known[record.scope, record.call].update(self._letters(index, label))
+        return {
+            index: label
+            for index, label in labels.items()
+            if self._adds_up(label, self._records[index], known)
+        }
+
+    def _adds_up(
+        self,
+        label: _Label,
+        record: _Record,
+        known: Mapping[tuple[int, int], Mapping[str, int]],
+    ) -> bool:
+        sizes = known.get((record.scope, record.call), {})
+        products = (
+            (axis, size)
+            for axis, size in zip(label, record.sizes or (), strict=True)
+            if axis and not _is_letter(axis)
+        )
+        return all(size in (_values(axis, sizes) or {size}) for axis, size in products)
+
+    def _letters(self, index: int, label: _Label) -> Iterator[tuple[str, int]]:
+        """The single letters of a label with their sizes."""
+        for axis, size in zip(label, self._records[index].sizes or (), strict=True):
+            if axis and _is_letter(axis):
+                yield axis, size
+
+    # One round
+
+    def _proposed(self) -> tuple[dict[int, _Label], set[int]]:
+        """The labels that follow now, and which of them follow from sizes alone."""
+        proposed: dict[int, _Label] = {}
+        sized: set[int] = set()
+        for members in self._alike():
+            found = {index: self._followed(index) for index in members}
+            by_object = {index for index in members if self._inherited(index)}
+            if any(found[index] is None for index in members if index not in by_object):
+                found = {index: found[index] for index in by_object}
+            labels = {index: label for index, label in found.items() if label is not None}
+            for index, label in _agreed(labels).items():
+                if any(label):
+                    proposed[index] = label
+                    sized |= set() if index in by_object else {index}
+        return proposed, sized
+
+    def _alike(self) -> Iterator[list[int]]:
+        """The records of a line and a name that have the same rank and state no label."""
+        for members in self._members.values():
+            by_rank: dict[int, list[int]] = defaultdict(list)
+            for index in members:
+                if self._records[index].inferable and index not in self._stated:
+                    by_rank[len(self._records[index].sizes or ())].append(index)
+            yield from by_rank.values()
+
+    def _followed(self, index: int) -> _Label | None:
+        """The label that a record has from its object or its sizes; None if they give none."""
+        record = self._records[index]
+        sizes = record.sizes or ()
+        own = self._combined(record.scope, record.call, record.group)
+        others = (
+            frozenset()
+            if record.count == 1 and not self._is_cut_off(record.group, runs_only=True)
+            else self._combined(record.scope, None, record.group)
+        )
+        if own is None or others is None:
+            return None
+        label = self._inherited(index)
+        by_object = label is not None
+        for combination in sorted(own, key=sorted):
+            seen = _by_size(sizes, combination)
+            if by_object and label is not None:
+                label = _without_clashes(label, sizes, combination)
+                label = _unless_contradicted(label, seen)
+            elif seen is None:
+                return None
+            else:
+                label = seen if label is None else _common(label, seen)
+        for combination in others:
+            seen = _by_size(sizes, combination)
+            if label is not None and seen is not None:
+                join = _unless_contradicted if by_object else _common
+                label = join(label, seen)
+        return label
+
+    def _inherited(self, index: int) -> _Label | None:
+        """The label that the same object has elsewhere, preferably in the same call."""
+        record = self._records[index]
+        others = [
+            other
+            for other in self._same.get(record.object, ())
+            if other != index
+            and other in self._roots
+            and self._records[other].sizes == record.sizes
+            and any(self._roots[other])
+        ]
+        here = [
+            other
+            for other in others
+            if (self._records[other].scope, self._records[other].call)
+            == (record.scope, record.call)
+        ]
+        label: _Label | None = None
+        for other in here or others:
+            found = self._roots[other]
+            label = found if label is None else _united(label, found)
+        return label
+
+    # Which sizes hold together
+
+    def _combined(self, scope: int, call: int | None, without: _Group) -> frozenset[_Sizes] | None:
+        """The sizes that the letters of a function may have together; None if that is unknown.
+
+        Args:
+            scope: The function.
+            call: One call of it; None for any.
+            without: A line and name that has no say.
+        """
+        key = scope, call, without
+        if key not in self._combinations:
+            self._combinations[key] = self._combine(scope, call, without)
+        return self._combinations[key]
+
+    def _combine(self, scope: int, call: int | None, without: _Group) -> frozenset[_Sizes] | None:
+        combined: set[_Sizes] = {frozenset()}
+        for group in self._labelled(scope):
+            if group == without:
+                continue
+            options = self._options(group, call)
+            if options is None:
+                return None
+            combined = {
+                joined
+                for sizes in combined
+                for joined in [sizes | o for o in options if _agree(sizes, o)] or [sizes]
+            }
+            if len(combined) > _MAX_COMBINED:
+                return None
+        return frozenset(combined)
+
+    def _labelled(self, scope: int) -> list[_Group]:
+        """The lines and names of a function that have labels."""
+        groups = (self._records[i].group for i in self._labels if self._records[i].scope == scope)
+        return sorted(set(groups))
+
+    def _options(self, group: _Group, call: int | None) -> set[_Sizes] | None:
+        """The sizes that a line and name may have given letters; None if that is unknown."""
+        members = self._members[group]
+        here = [i for i in members if call is not None and self._records[i].call == call]
+        if not here and self._is_cut_off(group):
+            return None
+        if not here and call is not None and group in self._arguments:
+            members = [i for i in members if self._records[i].call < call]
+        labelled = (i for i in here or members if i in self._labels)
+        return {self._sizes(index) for index in labelled}
+
+    def _sizes(self, index: int) -> _Sizes:
+        label, sizes = self._labels[index], self._records[index].sizes or ()
+        pairs = zip(label, sizes, strict=True)
+        return frozenset((a, s) for a, s in pairs if a is not None and (not a or _is_letter(a)))
+
+    def _is_cut_off(self, group: _Group, *, runs_only: bool = False) -> bool:
+        """Whether a line and name may have had shapes that are not among the records."""
+        members = self._members[group]
+        if sum(self._records[i].count for i in members) >= _MAX_RUNS:
+            return True
+        return not runs_only and len(members) >= _MAX_DISTINCT
+
+
+def _agree(some: _Sizes, others: _Sizes) -> bool:
+    """Whether no letter has two sizes."""
+    known = dict(some)
+    return all(not letter or known.get(letter, size) == size for letter, size in others)
+
+
+def _by_size(sizes: tuple[int, ...], combination: _Sizes) -> _Label | None:
+    """The letters that sizes stand for; None if a size belongs to none, or a letter comes twice.
+
+    A size that several letters have, or one that was refused, gives no letter.
+    """
+    owners: dict[int, set[str]] = defaultdict(set)
+    for letter, size in combination:
+        owners[size].add(letter)
+    if any(size != 1 and size not in owners for size in sizes):
+        return None
+    label = tuple(
+        next(iter(owners[size])) or None if size != 1 and len(owners[size]) == 1 else None
+        for size in sizes
+    )
+    given = [axis for axis in label if axis]
+    return label if len(given) == len(set(given)) else None
+
+
+def _common(label: _Label, other: _Label) -> _Label:
+    """A label with the letters that two agree on."""
+    return tuple(a if a == b else "" for a, b in zip(label, other, strict=True))
+
+
+def _united(label: _Label, other: _Label) -> _Label:
+    """A label with the letters of two, except where they differ."""
+    return tuple(
+        a if a == b or not b else b if not a else "" for a, b in zip(label, other, strict=True)
+    )
+
+
+def _unless_contradicted(label: _Label, seen: _Label | None) -> _Label:
+    """A label without the letters in whose place another one was found."""
+    if seen is None:
+        return label
+    return tuple("" if a and b and a != b else a for a, b in zip(label, seen, strict=True))
+
+
+def _without_clashes(label: _Label, sizes: tuple[int, ...], combination: _Sizes) -> _Label:
+    """A label without the letters that have another size in the same call."""
+    known = dict(combination)
+    return tuple(
+        "" if axis and known.get(axis, size) != size else axis
+        for axis, size in zip(label, sizes, strict=True)
+    )
+
+
+def _agreed(labels: Mapping[int, _Label]) -> dict[int, _Label]:
+    """The labels of one line and name, each axis with the same letter in all or with none."""
+    axes = [{axis for axis in column if axis is not None} for column in zip(*labels.values())]
+    return {
+        index: tuple(
+            "" if len(found) > 1 or "" in found else axis
+            for axis, found in zip(label, axes, strict=True)
+        )
+        for index, label in labels.items()
+    }

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -22,9 +23,9 @@ from xml.etree import ElementTree
 from latex2mathml import commands
 from latex2mathml.converter import Converter
 from latex2mathml.symbols_parser import SYMBOLS_FILE, convert_symbol
-from markdown import Markdown
-from markdown.util import AtomicString
-from pymdownx.arithmatex import (
+from markdown import Markdown  # type: ignore[import-untyped]
+from markdown.util import AtomicString  # type: ignore[import-untyped]
+from pymdownx.arithmatex import (  # type: ignore[import-untyped]
     RE_BRACKET_BLOCK,
     RE_BRACKET_INLINE,
     RE_DOLLAR_BLOCK,
@@ -50,7 +51,7 @@ class MathError(MarginaliaError):
         reason: What is wrong with it.
     """
 
-    def __init__(self, tex: str, reason: str):
+    def __init__(self, tex: str, reason: str) -> None:
         super().__init__(f"{reason} in the formula: {' '.join(tex.split())}")
         self.tex = tex
         self.reason = reason
@@ -88,8 +89,8 @@ def _typeset(tex: str, display: bool) -> _Formula:
     except Exception as error:  # latex2mathml also raises what its own mistakes raise
         raise MathError(tex, _reason(error)) from error
     try:
-        _Mender(display).mend(tree)
-    except _Leftover as error:
+        _mend(tree, "display" if display else "text")
+    except _LeftoverError as error:
         raise MathError(tex, str(error)) from error
     tree.attrib = {"display": "block" if display else "inline", "alttext": " ".join(tex.split())}
     text = ElementTree.tostring(tree, encoding="unicode")
@@ -143,6 +144,8 @@ _ENVIRONMENTS = {
 def _prepare(tex: str) -> str:
     tex = _restore_escapes(tex)
     tex = re.sub(r"(?<!\\)%.*", "", tex)
+    if r"\begin" not in tex:
+        tex = _lines(tex)
     tex = re.sub(r"\\(begin|end)\s*\{([^}]*)\}", _environment, tex)
     tex = re.sub(r"\\begin\{align\*\}\s*\{\d+\}", r"\\begin{align*}", tex)
     tex = re.sub(r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]", r"\\\\", tex)
@@ -158,6 +161,12 @@ def _prepare(tex: str) -> str:
 _UNITS = "in|mm|cm|pt|em|ex|pc|bp|dd|cc|sp|mu"
 
 
+def _lines(tex: str) -> str:
+    r"""Outside an environment, `\\\\{` is an escaped `\\{` and `\\\\` a new line of the formula."""
+    tex = re.sub(r"\\\\(?=[{}])", r"\\", tex)
+    return rf"\begin{{gather}}{tex}\end{{gather}}" if r"\\" in tex else tex
+
+
 def _environment(match: re.Match[str]) -> str:
     name = _ENVIRONMENTS.get(match[2], match[2])
     return rf"\{match[1]}{{{name}}}" if name else ""
@@ -167,13 +176,15 @@ def _restore_escapes(tex: str) -> str:
     r"""Undo what Python did to TeX in a docstring that is not raw: `\beta` is a backspace there."""
     for character, letter in _CONTROL.items():
         tex = tex.replace(character, letter)
-    return _EATEN.sub(lambda m: ("\\t" if m["t"] else "\\r" if m["r"] else "\\n") + m[0].lstrip(), tex)
+    return _EATEN.sub(lambda m: f"\\{m.lastgroup}{m[0].lstrip()}", tex)
 
 
 _CONTROL = {"\a": r"\a", "\b": r"\b", "\v": r"\v", "\f": r"\f"}
+# A tab, a form feed and a line end are blanks by now; these words are nothing without them.
 _EATEN = re.compile(
-    r"(?:^|\s+)(?:(?P<t>ext(?:bf|it|rm|color)?(?=\{)|heta\b|imes\b|ilde\b|anh\b|(?<=\s\s)au\b)"
-    r"|(?P<r>ightarrow\b|Vert\b|vert\b)|(?P<n>abla\b))"
+    r"(?:^|\s+)(?:(?P<t>ext(?:bf|it|rm|color)?(?=\{)|(?:heta|imes|ilde|anh)(?![a-zA-Z])"
+    r"|(?<=\s\s)au(?![a-zA-Z]))|(?P<f>rac(?=\s*\{))"
+    r"|(?P<r>(?:ight(?:arrow)?|Vert|vert|ceil|floor|angle)(?![a-zA-Z]))|(?P<n>abla(?![a-zA-Z])))"
 )
 
 
@@ -199,7 +210,8 @@ def _closing(tex: str, at: int) -> int:
 
 def _operator(name: str, body: str) -> str:
     kind = "tex-op" if name == r"\operatorname" else "tex-limits"
-    return rf"\class{{{kind}}}{{{body if name == r'\mathop' else rf'\mathrm{{{body}}}'}}}"
+    content = body if name == r"\mathop" else rf"\mathrm{{{body}}}"
+    return rf"\class{{{kind}}}{{{content}}}"
 
 
 def _text(name: str, body: str) -> str:
@@ -240,6 +252,7 @@ _ATOMS: dict[str, Atom] = {
     **dict.fromkeys("([{⟨⌈⌊", "open"),
     **dict.fromkeys(")]}⟩⌉⌋", "close"),
 }
+_GROWING = frozenset("|‖↑↓↕⇑⇓⇕")  # the other characters that stretch if nobody says no
 _STAYS_OPERATOR = frozenset("/|‖\\!?.…⋯⋱⋮%")
 
 # The space between two atoms, in 18ths of an em; in brackets where scripts have none.
@@ -262,29 +275,9 @@ _SPACES = {
 _DEFAULTS = {
     **dict.fromkeys("=<>≤≥≠≈∼∈→←", (5, 5)),
     **dict.fromkeys("+−", (4, 4)),
-    **dict.fromkeys("()[]{}", (0, 0)),
     ",": (0, 3),
 }
-
-_ROWS = frozenset(("math", "mrow", "mtd", "mstyle", "msqrt", "mpadded", "mphantom"))
-_SCRIPTS = frozenset(("msub", "msup", "msubsup", "munder", "mover", "munderover"))
-_ARITY = {
-    "mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2,
-    "msubsup": 3, "munderover": 3,
-}  # fmt: skip
-_UNDER = {"msub": "munder", "msup": "mover", "msubsup": "munderover"}
-_BESIDE = {under: beside for beside, under in _UNDER.items()}
-
-_FUNCTIONS = frozenset(name[1:] for name in commands.FUNCTIONS)
-_LIMIT_FUNCTIONS = frozenset(name[1:] for name in commands.LIMIT)
-_INTEGRALS = frozenset("∫∬∭∮∯∰")
-
-# The character that stretches or sits well as an accent in OpenType math fonts.
-_ACCENTS = {
-    "^": "\u02c6", "~": "\u02dc", "\u2015": "\u00af", "`": "\u0060",
-}  # fmt: skip
-_WIDE = frozenset("\u2015→←↔⎴⎵⏜⏝⏞⏟")
-_BRACES_OVER = frozenset("⎴⎵⏜⏝⏞⏟")
+_BRACKETS = frozenset("()[]{}⟨⟩⌈⌉⌊⌋")  # no space, wherever they stand
 
 _NAMED_SPACES = {
     "negativethinmathspace": "-0.1667em",
@@ -293,9 +286,541 @@ _NAMED_SPACES = {
     "thinmathspace": "0.1667em",
     "thickmathspace": "0.2778em",
 }
-_BIG = {"1.2em": "1.2em", "1.623em": "1.8em", "2.047em": "2.4em", "2.470em": "3em"}
+# The sizes of \\big and its like as plain TeX has them.
+_BIG = {"1.623em": "1.8em", "2.047em": "2.4em", "2.470em": "3em"}
 
-_STRIKES = {
-    "box": "border:1px solid;padding:.2em .3em",
-    "updiagonalstrike": _strike if False else "",
+# Elements whose children stand in a row, and those whose first child is a base.
+_ROWS = frozenset(("math", "mrow", "mtd", "mstyle", "msqrt", "mpadded", "mphantom"))
+_SCRIPTS = frozenset(("msub", "msup", "msubsup", "munder", "mover", "munderover"))
+_ARITY = {
+    **dict.fromkeys(("mfrac", "mroot", "msub", "msup", "munder", "mover"), 2),
+    **dict.fromkeys(("msubsup", "munderover"), 3),
 }
+_LIMITS = {"msub": "munder", "msup": "mover", "msubsup": "munderover"}
+
+_FUNCTIONS = frozenset(name[1:] for name in commands.FUNCTIONS)
+_INTEGRALS = frozenset("∫∬∭∮∯∰")
+
+# What latex2mathml leaves on an element for us, and we for ourselves; none of it goes out.
+_ATOM = "tex-atom"
+_HAS_LIMITS = "tex-limits"
+_WORD = "tex-word"
+_OURS = (_ATOM, _HAS_LIMITS, _WORD, "fence", "form", "class", "separator")
+
+
+class _LeftoverError(Exception):
+    """Something in latex2mathml's tree that a browser could not draw."""
+
+
+def _mend(math: Element, style: Style) -> None:
+    _clean(math)
+    _lay_out(math, style)
+    _unwrap(math)
+    for element in math.iter():
+        for name in _OURS:
+            element.attrib.pop(name, None)
+
+
+def _clean(element: Element) -> None:
+    """Make MathML Core of an element and of what is in it."""
+    if element.tag in ("mover", "munder") and len(element) == 2:
+        _accent(element)
+    if len(element) != _ARITY.get(element.tag, len(element)):
+        raise _LeftoverError("a command without its argument")
+    if len(element):
+        for child in element:
+            _clean(child)
+    elif element.tag in ("mi", "mo", "mn", "mtext"):
+        _clean_leaf(element)
+    if element.tag in _CLEANERS:
+        _CLEANERS[element.tag](element)
+    if element.tag in _ROWS:
+        _join_words(element)
+
+
+def _clean_leaf(leaf: Element) -> None:
+    raw = leaf.text or ""
+    text = _character(html.unescape(raw)).replace(_BRACE, "}")
+    if re.search(r"\\[a-zA-Z]|^\\.", text):
+        raise _LeftoverError(f"unknown command {text.strip()}")
+    # A lone `\mathrm{d}` comes as a character reference, everything else in ASCII as it is.
+    upright = raw.startswith("&#x") and text.isascii() and text.isalpha()
+    variant = "normal" if upright else leaf.attrib.pop("mathvariant", "")
+    if variant == "normal" and leaf.tag == "mi":
+        leaf.set(_WORD, variant)
+        if len(text) == 1:
+            leaf.set("mathvariant", variant)
+    elif variant:
+        leaf.set(_WORD, variant)
+        text = "".join(_styled(c, variant) for c in text)
+    leaf.text = text
+
+
+def _character(text: str) -> str:
+    r"""The delimiter that a `\big` was given as a command."""
+    symbol = convert_symbol(text) if text.startswith("\\") else None
+    return chr(int(symbol, 16)) if symbol else text
+
+
+@cache
+def _styled(character: str, variant: str) -> str:
+    r"""The letter of an alphabet: browsers know no `mathvariant` but upright."""
+    words = unicodedata.name(character, "").split()
+    if not words or (not character.isalnum() and character not in "∇∂"):
+        return character
+    name = " ".join(w for w in words if w not in ("LATIN", "GREEK", "LETTER"))
+    style = _ALPHABETS.get(variant, "")
+    for prefix in (f"MATHEMATICAL {style} ", f"{style.replace('FRAKTUR', 'BLACK-LETTER')} "):
+        try:
+            return unicodedata.lookup(prefix + name)
+        except KeyError:
+            continue
+    return "ℎ" if (variant, character) == ("italic", "h") else character
+
+
+_ALPHABETS = {
+    "bold": "BOLD",
+    "italic": "ITALIC",
+    "bold-italic": "BOLD ITALIC",
+    "double-struck": "DOUBLE-STRUCK",
+    "script": "SCRIPT",
+    "fraktur": "FRAKTUR",
+    "sans-serif": "SANS-SERIF",
+    "sans-serif-italic": "SANS-SERIF ITALIC",
+    "monospace": "MONOSPACE",
+}
+
+
+def _clean_identifier(mi: Element) -> None:
+    """An `mi`: a letter, a function, or an operator that latex2mathml took for a letter."""
+    text = _BETTER.get(mi.text or "", mi.text or "")
+    if len(mi):  # \mathord
+        mi.tag = "mrow"
+    elif text in _FUNCTIONS:
+        mi.set(_ATOM, "op")
+    elif len(text) == 1:
+        if _atom_of(text) != "ord" or text in _STAYS_OPERATOR:
+            mi.tag = "mo"
+            mi.attrib.pop("mathvariant", None)
+            _clean_operator(mi)
+        elif (
+            "CAPITAL" in (name := unicodedata.name(text, "")) and name.startswith("GREEK")
+        ) or text == "∇":
+            mi.set("mathvariant", "normal")
+
+
+def _clean_operator(mo: Element) -> None:
+    if len(mo):  # \mathrel and its like
+        mo.set(_ATOM, _given_atom(mo))
+        text = "".join(mo.itertext())
+        mo[:] = []
+        mo.text = text
+        return
+    mo.text = text = _BETTER.get(mo.text or "", mo.text or "")
+    if (len(text) > 1 and text.replace(" ", "").isalpha()) or re.fullmatch(r"\w+\s\w+", text):
+        mo.tag = "mi"  # \max, \argmin
+        mo.attrib.pop("movablelimits", None)
+        mo.set(_ATOM, "op")
+        mo.set(_HAS_LIMITS, "")
+        return
+    atom = _atom_of(text)
+    if atom == "ord" and text not in _STAYS_OPERATOR:
+        mo.tag = "mi"
+        if text == "∇":
+            mo.set("mathvariant", "normal")
+    elif atom == "op":
+        if text not in _INTEGRALS:
+            mo.set(_HAS_LIMITS, "")
+    elif "minsize" in mo.attrib:
+        size = _BIG.get(mo.attrib["minsize"], mo.attrib["minsize"])
+        mo.attrib |= {"minsize": size, "maxsize": size, "stretchy": "true"}
+    elif mo.get("fence") != "true" and (atom in ("open", "close") or text in _GROWING):
+        mo.set("stretchy", "false")
+
+
+# What math fonts draw at the right size and height.
+_BETTER = {"-": "−", "*": "∗", "~": "∼"}
+
+
+def _given_atom(mo: Element) -> Atom:
+    if "separator" in mo.attrib:
+        return "punct"
+    if mo.attrib.pop("lspace", "") == "0.22em":
+        return "bin"
+    return "open" if mo.attrib.pop("stretchy", "") == "false" else "rel"
+
+
+@cache
+def _unicode_classes() -> dict[str, Atom]:
+    """The class that Unicode's math report gives to each symbol, from latex2mathml's table."""
+    classes: dict[str, Atom] = {}
+    for line in Path(SYMBOLS_FILE).read_text(encoding="utf-8").splitlines():
+        fields = line.split("^")
+        if not line.startswith("#") and len(fields) > 4 and fields[4] in _CLASSES:
+            classes.setdefault(chr(int(fields[0], 16)), _CLASSES[fields[4]])
+    return classes
+
+
+def _atom_of(character: str) -> Atom:
+    return _ATOMS.get(character) or _unicode_classes().get(character, "ord")
+
+
+def _accent(element: Element) -> None:
+    """An accent or a brace: which character, and whether it grows with its base."""
+    mark = element[1]
+    text = html.unescape(mark.text or "")
+    if mark.tag != "mo" or len(mark) or text not in _MARKS:
+        return
+    plain = not mark.attrib and "accent" not in element.attrib
+    wide = text in "―⎴⎵⏜⏝⏞⏟" or (plain and text in "^~←→↔") or (text == "ˇ" and not plain)
+    mark.attrib = {"stretchy": "true" if wide else "false"}
+    mark.text = {"^": "ˆ", "~": "˜", "―": "¯"}.get(text, text)
+    mark.tag = "accent"  # so that nothing takes it for an operator of the row
+    element.set("accent" if element.tag == "mover" else "accentunder", "true")
+
+
+_MARKS = frozenset(html.unescape(text) for text, _ in commands.DIACRITICS.values())
+
+
+def _clean_space(space: Element) -> None:
+    space.attrib = {"width": _NAMED_SPACES.get(space.get("width", ""), space.get("width", "0"))}
+
+
+def _clean_padding(padded: Element) -> None:
+    if padded.get("lspace") == "0.556em":  # the label of a long arrow
+        padded.tag, padded.attrib = "mrow", {}
+        padded.insert(0, Element("mspace", width="0.3em"))
+        padded.append(Element("mspace", width="0.3em"))
+    for name, value in list(padded.attrib.items()):
+        if value.startswith(("+", "-")) or "width" in value:
+            del padded.attrib[name]
+
+
+def _clean_style(style: Element) -> None:
+    color = style.attrib.pop("mathcolor", "")
+    if color:
+        ink = f"var(--mg-tex-{color},{color})" if color.isalpha() else color
+        style.set("style", f"color:{ink}")
+
+
+def _clean_enclosure(enclosure: Element) -> None:
+    notation = enclosure.attrib.pop("notation", "")
+    enclosure.tag = "mrow"
+    enclosure.set("style", _ENCLOSURES.get(notation, ""))
+
+
+def _line(direction: str) -> str:
+    edges = "calc(50% - .5px),currentColor 0,currentColor calc(50% + .5px),transparent 0"
+    return f"linear-gradient({direction},transparent {edges})"
+
+
+_ENCLOSURES = {
+    "box": "border:1px solid;padding:.2em .3em",
+    "updiagonalstrike": f"background:{_line('to bottom right')}",
+    "downdiagonalstrike": f"background:{_line('to top right')}",
+    "updiagonalstrike downdiagonalstrike": (
+        f"background:{_line('to bottom right')},{_line('to top right')}"
+    ),
+    "horizontalstrike": f"background:{_line('to bottom')}",
+}
+
+
+def _clean_table(table: Element) -> None:
+    """Alignment by style: browsers know no `columnalign` and no `columnspacing`."""
+    pairs = table.attrib.pop("displaystyle", "") == "true"
+    rules = table.get("columnlines", "").split()
+    table.attrib = {"displaystyle": "true"} if pairs else {}
+    for row in table:
+        for column, cell in enumerate(row):
+            side = cell.attrib.pop("columnalign", "")
+            css = [f"text-align:{side}"] if side in ("left", "right") else []
+            if pairs and side:
+                css.append("padding-right:0" if side == "right" else "padding-left:0")
+                if side == "right" and column:
+                    css.append("padding-left:2em")
+            if rules[column : column + 1] == ["solid"]:
+                css.append("border-right:1px solid")
+            if css:
+                cell.set("style", ";".join(css))
+            if side == "left" and len(cell) and cell[0].tag == "mi" and not cell[0].text:
+                cell.remove(cell[0])
+                cell.set(_ATOM, "ord")  # what stands before a cell's relation is in the last cell
+
+
+_CLEANERS: dict[str, Callable[[Element], None]] = {
+    "mi": _clean_identifier,
+    "mo": _clean_operator,
+    "mspace": _clean_space,
+    "mpadded": _clean_padding,
+    "mstyle": _clean_style,
+    "menclose": _clean_enclosure,
+    "mtable": _clean_table,
+}
+
+
+def _join_words(row: Element) -> None:
+    r"""The letters of a `\mathrm{word}` are one identifier."""
+    previous: Element | None = None
+    for child in list(row):
+        word = child.get(_WORD)
+        if previous is not None and word and child.tag == "mi" and previous.get(_WORD) == word:
+            previous.text = (previous.text or "") + (child.text or "")
+            previous.attrib.pop("mathvariant", None)  # more than one letter is upright anyway
+            row.remove(child)
+        else:
+            previous = child if child.tag == "mi" and word else None
+
+
+def _lay_out(element: Element, style: Style) -> None:
+    """Put limits where the style has them, and space between the atoms of each row."""
+    kind = element.get("class", "")
+    if kind in ("tex-op", "tex-limits"):
+        element.set(_ATOM, "op")
+        if kind == "tex-limits":
+            element.set(_HAS_LIMITS, "")
+    for index, child in enumerate(element):
+        _lay_out(child, _style_inside(element, index, style))
+    if element.tag in _SCRIPTS:
+        _place_limits(element, style)
+    if element.tag in _ROWS and element.tag != "mstyle":
+        _space(element, style)
+
+
+def _style_inside(element: Element, index: int, style: Style) -> Style:
+    if element.tag == "mfrac":
+        return "text" if style == "display" else "script"
+    if element.tag in _SCRIPTS or element.tag == "mroot":
+        return "script" if index else style
+    if "displaystyle" in element.attrib or "scriptlevel" in element.attrib:
+        if element.get("scriptlevel", "0") != "0":
+            return "script"
+        return "display" if element.get("displaystyle") == "true" else "text"
+    return "text" if element.tag == "mtable" and style == "display" else style
+
+
+def _place_limits(element: Element, style: Style) -> None:
+    base = element[0]
+    while base.tag == "mstyle" and len(base) == 1:
+        base = base[0]
+    if _HAS_LIMITS not in base.attrib:
+        return
+    if style == "display":
+        element.tag = _LIMITS.get(element.tag, element.tag)
+    elif base.tag == "mo" and element.tag not in _LIMITS:
+        base.set("movablelimits", "false")  # the author asked for limits
+
+
+@dataclass(slots=True)
+class _Item:
+    """An atom of a row.
+
+    Attributes:
+        element: What it is.
+        row: What it stands in: the row, or a colour within the row.
+        left: How it looks to the atom before it.
+        right: How it looks to the atom after it.
+    """
+
+    element: Element
+    row: Element
+    left: Atom
+    right: Atom
+
+
+def _items(row: Element) -> Iterator[_Item]:
+    for child in row:
+        if child.tag == "mstyle":
+            yield from _items(child)
+        elif child.tag != "mspace":
+            yield _Item(child, row, *_sides(child))
+
+
+def _sides(element: Element) -> tuple[Atom, Atom]:
+    atom = element.get(_ATOM)
+    if atom:
+        return atom, atom  # type: ignore[return-value]
+    if element.tag == "mo":
+        atom = _atom_of(element.text or "")
+        return atom, atom
+    if element.tag in _SCRIPTS and "accent" not in element.attrib:
+        return _sides(element[0])
+    if element.tag == "mrow" and len(element) and element[0].get("fence") == "true":
+        return "open", "close"
+    return "ord", "ord"
+
+
+def _space(row: Element, style: Style) -> None:
+    items = list(_items(row))
+    before: Atom | None = "ord" if row.get(_ATOM) and row.tag == "mtd" else None
+    _settle_signs(items, before)
+    spaces: dict[Element, list[int]] = {
+        core: [0, 0] for item in items if (core := _core(item.element)) is not None
+    }
+    for index, item in enumerate(items):
+        width = _distance(before, item.left, style)
+        last = _core(items[index - 1].element) if index else None
+        core = _core(item.element)
+        if last is not None and (before in ("bin", "rel", "punct", "op") or core is None):
+            spaces[last][1] = width
+        elif core is not None:
+            spaces[core][0] = width
+        elif width:
+            at = list(item.row).index(item.element)
+            item.row.insert(at, Element("mspace", width=_em(width)))
+        before = item.right
+    edges = {id(edge) for item in items for edge in (item.row[0], item.row[-1])}
+    for core, (left, right) in spaces.items():
+        usual = _DEFAULTS.get(core.text or "") if id(core) not in edges else None
+        if (left, right) != usual and not (core.text in _BRACKETS and left == right == 0):
+            core.attrib |= {"lspace": _em(left), "rspace": _em(right)}
+
+
+def _settle_signs(items: list[_Item], before: Atom | None) -> None:
+    """A binary operator without two sides is a sign."""
+    previous: _Item | None = None
+    for item in items:
+        last = previous.right if previous else before
+        if item.left == "bin" and last in (None, "op", "bin", "rel", "open", "punct"):
+            item.left = item.right = "ord"
+        elif previous and last == "bin" and item.left in ("rel", "close", "punct"):
+            previous.left = previous.right = "ord"
+        previous = item
+    if previous and previous.right == "bin":
+        previous.left = previous.right = "ord"
+
+
+def _distance(left: Atom | None, right: Atom, style: Style) -> int:
+    if left is None:
+        return 0
+    space = _SPACES[left][right]
+    if space.startswith("("):
+        return 0 if style == "script" else int(space[1:-1])
+    return int(space)
+
+
+def _core(element: Element) -> Element | None:
+    """The operator whose space is that of the whole element."""
+    if element.tag == "mo":
+        return element
+    if element.tag in _SCRIPTS and "accent" not in element.attrib:
+        return _core(element[0])
+    return None
+
+
+def _em(width: int) -> str:
+    return f"{width / 18:.4f}".rstrip("0").rstrip(".").lstrip("0") + "em" if width else "0"
+
+
+def _unwrap(element: Element) -> None:
+    """Take out the rows that group nothing."""
+    for index, child in reversed(list(enumerate(element))):
+        _unwrap(child)
+        if child.tag == "accent":
+            child.tag = "mo"
+        if child.tag != "mrow" or "style" in child.attrib:
+            continue
+        if element.tag in _ROWS and not any(c.get("fence") == "true" for c in child):
+            element[index : index + 1] = list(child)
+        elif len(child) == 1:
+            element[index] = child[0]
+
+
+def _width(element: Element) -> float:
+    """About how wide a tree is, in em."""
+    inside = [_width(child) for child in element]
+    if element.tag == "mfrac":
+        return max(inside)
+    if element.tag in ("msub", "msup", "msubsup"):
+        return inside[0] + 0.7 * max(inside[1:])
+    if element.tag in ("munder", "mover", "munderover"):
+        return max(inside[0], *(0.7 * width for width in inside[1:]))
+    if element.tag == "mtable":
+        columns = [[_width(c) for c in column if c is not None] for column in zip_longest(*element)]
+        return sum(max(column) + 0.8 for column in columns)
+    own = 0.55 * len(element.text or "") + (0.5 if element.tag == "mo" else 0)
+    return sum(inside) + own
+
+
+# The Markdown extension
+
+# A formula up to this wide fits beside the margins of a phone.
+_NARROW = 16.0
+
+
+def _block_html(tex: str) -> str:
+    try:
+        formula = _typeset(tex, True)
+    except MathError as error:
+        return f'<div class="mg-math">{_broken(error)}</div>'
+    # What scrolls must be reachable without a mouse; what does not must not stop the tab key.
+    focus = ' tabindex="0" role="group" aria-label="Formula"' if formula.width > _NARROW else ""
+    return f'<div class="mg-math"{focus}>{formula.html}</div>'
+
+
+def _inline_html(tex: str) -> str:
+    try:
+        return to_mathml(tex, display=False)
+    except MathError as error:
+        return _broken(error)
+
+
+def _broken(error: MathError) -> str:
+    log.warning("%s", error)
+    reason, tex = html.escape(error.reason), html.escape(error.tex, quote=False)
+    return f'<code class="mg-math-error" title="{reason}">{tex}</code>'
+
+
+class _Inline(InlineArithmatexPattern):  # type: ignore[misc]
+    r"""`$..$` and `\(..\)`; also `$$..$$` and its like where text goes on around them."""
+
+    def __init__(self, pattern: str, md: Markdown, *, display: bool) -> None:
+        super().__init__(pattern, {})
+        self.stash = md.htmlStash
+        self.display = display
+
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Any, int, int]:  # noqa: N802
+        """Typeset what was found and keep it from the rest of Markdown."""
+        if self.display:
+            tex = next(filter(None, map(m.groupdict().get, ("math", "math2", "math3"))))
+            formula = _block_html(tex).replace("<div", "<span", 1).removesuffix("</div>")
+            return self.stash.store(f"{formula}</span>"), m.start(0), m.end(0)
+        groups = m.groups()
+        if groups[0] or groups[3]:  # escaped backslashes before a dollar
+            return super().handleMatch(m, data)  # type: ignore[no-any-return]
+        return self.stash.store(_inline_html(groups[2] or groups[5])), m.start(0), m.end(0)
+
+
+class _Block(BlockArithmatexProcessor):  # type: ignore[misc]
+    r"""`$$..$$`, `\[..\]` and environments that are a block of their own."""
+
+    def generic_output(self, parent: Element, math: str) -> None:
+        """Put the typeset formula into the page."""
+        stash = self.parser.md.htmlStash
+        paragraph = ElementTree.SubElement(parent, "p")
+        paragraph.text = AtomicString(stash.store(_block_html(math)))
+
+
+class MathMLExtension(ArithmatexExtension):  # type: ignore[misc]
+    """Python-Markdown extension: TeX to MathML. It has no options."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+        """Put our processors in the place of arithmatex's."""
+        super().extendMarkdown(md)
+        # Else a paragraph that is one formula would lose its <p>.
+        md.block_level_elements = [t for t in md.block_level_elements if t != "math"]
+        inline = f"(?:{_INLINE_DOLLAR}|{RE_BRACKET_INLINE})"
+        blocks = "|".join((RE_DOLLAR_BLOCK, RE_BRACKET_BLOCK, RE_TEX_BLOCK))
+        md.inlinePatterns.register(_Inline(inline, md, display=False), "arithmatex-inline", 189.9)
+        within = _Inline(rf"(?s)(?<![\\$])(?:{blocks})", md, display=True)
+        md.inlinePatterns.register(within, "marginalia-display", 189.95)
+        block = _Block(rf"(?s)^(?:{blocks})[ ]*$", {"generic": True}, md)
+        md.parser.blockprocessors.register(block, "arithmatex-block", 79.9)
+
+
+# As in Pandoc: no digit after the closing dollar, so `$5-$6` are prices.
+_INLINE_DOLLAR = RE_SMART_DOLLAR_INLINE.removesuffix(")") + r"(?!\d))"
+
+
+def makeExtension(**kwargs: Any) -> MathMLExtension:  # noqa: N802
+    """Return the extension, as Python-Markdown asks for it."""
+    return MathMLExtension(**kwargs)

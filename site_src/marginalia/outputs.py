@@ -25,6 +25,7 @@ _RICHEST = (
 _POINT = 4 / 3  # CSS pixels
 
 SaveFile = Callable[[str, bytes], str]
+LetteredShape = tuple[Shape, tuple[str, ...]]
 
 
 def output_html(output: Output, save: SaveFile) -> str:
@@ -56,36 +57,54 @@ def claim_html(claim: Claim, source: str) -> str:
 
 
 def values(claim: Claim) -> str:
-    """Both sides of a claim as they were measured, in HTML."""
-    left, right = (f"<code>{escape(side)}</code>" if side else "" for side in (claim.left, claim.right))
-    sides = f"{left} {escape(_OPERATORS.get(claim.operator, claim.operator))} {right}"
-    note = f' <span class="mg-aside">{escape(claim.note)}</span>' if claim.note else ""
-    times = f' <span class="mg-aside">checked {claim.times:,} times</span>' if claim.times > 1 else ""
-    return f'<span class="mg-values">{sides.strip()}</span>{note}{times}'
+    """Both sides of a claim as they were measured, in HTML; once, if they read the same."""
+    operator = escape(_OPERATORS.get(claim.operator, claim.operator))
+    left, right = (f"<code>{escape(side)}</code>" for side in (claim.left, claim.right))
+    if not claim.right:
+        sides = left
+    elif claim.operator == "≈" and claim.left == claim.right:
+        sides = f"both {left}"
+    else:
+        sides = f"{left} {operator} {right}"
+    times = f"checked {claim.times:,} times" if claim.times > 1 else ""
+    asides = [f'<span class="mg-aside">{escape(part)}</span>' for part in (claim.note, times) if part]
+    return ", ".join([f'<span class="mg-values">{sides}</span>', *asides])
 
 
 _OPERATORS = {"==": "=", "!=": "≠", "<=": "≤", ">=": "≥"}
 
 
-def shapes_html(entries: Sequence[tuple[Shape, tuple[str, ...]]]) -> str:
-    """The inlay after a line: each tensor it bound, with the letters of its axes.
+def shapes_html(entries: Sequence[LetteredShape]) -> str:
+    """The inlay after a line: each name it bound, with all shapes that it had.
 
     Args:
-        entries: Shapes with their letters, `()` where none is known.
+        entries: Shapes with the letters of their axes, `()` where none is known.
     """
-    return "".join(_inlay(shape, letters) for shape, letters in entries)
+    by_name: dict[str, list[LetteredShape]] = {}
+    for entry in entries:
+        by_name.setdefault(entry[0].name, []).append(entry)
+    return "".join(_inlay(name, found) for name, found in by_name.items())
 
 
-def _inlay(shape: Shape, letters: tuple[str, ...]) -> str:
-    name = "→" + shape.name.removeprefix("return") if shape.name.startswith("return") else shape.name
-    said = "returns" + shape.name.removeprefix("return") if name.startswith("→") else shape.name
-    details = _details(shape)
-    nan = f' <b class="mg-nan">{shape.nan:,} NaN</b>' if shape.nan else ""
-    label = escape(f"{said}: {_said_axes(shape, letters)}; {details}")
+def _inlay(name: str, entries: Sequence[LetteredShape]) -> str:
+    part = name.removeprefix("return")
+    shown, said = name.removeprefix("self."), name
+    if name.startswith("return"):
+        shown, said = f"→{part}", f"returns{part}"
+    axes = [_axes(*entry) + _nan(entry[0]) for entry in entries]
+    first, rest = axes[:_SHOWN], axes[_SHOWN:]
+    hidden = "".join(f'<span class="mg-more"> | {one}</span>' for one in rest)
+    count = f'<span class="mg-count"> +{len(rest)}</span>' if rest else ""
+    details = "\n".join(_details(*entry, alone=len(entries) == 1) for entry in entries)
+    label = escape(f"{said}: " + "; ".join(_details(*entry, alone=False) for entry in entries))
     return (
-        f'<button type="button" class="mg-shape mg-{shape.kind}" aria-label="{label}" '
-        f'data-mg-detail="{escape(details)}"><i>{escape(name)}</i> {_axes(shape, letters)}{nan}</button>'
+        f'<button type="button" class="mg-shape" aria-label="{label}" '
+        f'data-mg-detail="{escape(details)}"><i>{escape(shown)}</i> {" | ".join(first)}'
+        f"{hidden}{count}</button>"
     )
+
+
+_SHOWN = 2  # shapes of one name on one line, before the reader asks for more
 
 
 def _axes(shape: Shape, letters: tuple[str, ...]) -> str:
@@ -101,21 +120,22 @@ def _axes(shape: Shape, letters: tuple[str, ...]) -> str:
     )
 
 
-def _said_axes(shape: Shape, letters: tuple[str, ...]) -> str:
-    return re.sub(r"</?b>", "", _axes(shape, letters)).replace("·", ",").replace("×", "by")
+def _nan(shape: Shape) -> str:
+    return f' <b class="mg-nan">{shape.nan:,} NaN</b>' if shape.nan else ""
 
 
-def _details(shape: Shape) -> str:
-    parts = [shape.dtype, shape.device]
+def _details(shape: Shape, letters: tuple[str, ...], *, alone: bool) -> str:
+    """What stands in the tip: type, device, range; and the shape, if there are several."""
+    parts = [] if alone else [re.sub(r"</?b>", "", _axes(shape, letters))]
+    parts += [shape.dtype, shape.device]
     if shape.min is not None and shape.max is not None:
-        parts.append(
-            f"all {shape.min:.4g}" if shape.min == shape.max else f"{shape.min:.4g} to {shape.max:.4g}"
-        )
+        same = shape.min == shape.max
+        parts.append(f"all {shape.min:.4g}" if same else f"{shape.min:.4g} to {shape.max:.4g}")
     if shape.nan:
         parts.append(f"{shape.nan:,} NaN")
     if shape.count > 1:
         parts.append(f"seen {shape.count:,} times")
-    return " · ".join(filter(None, parts))
+    return ", ".join(filter(None, parts))
 
 
 def failure_html(failure: Failure) -> str:

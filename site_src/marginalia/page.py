@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,18 +147,9 @@ class _Renderer:
         self.inlays = self._inlays()
 
     def page(self) -> Page:
-        parts = [
-            self._meta(),
-            self._head(),
-            self._summary(),
-            self._key(),
-            self.extras.before_rows,
-            self._failure(),
-            self._rows(),
-            self._table(),
-            self.extras.after_rows,
-            self.snippets.data(),
-        ]
+        above = [self._meta(), self._head(), self._summary(), self._key(), self.extras.before_rows]
+        rows = [self._failure(), self._rows(), self._table(), self.extras.after_rows]
+        parts = [*above, self._switch(), *rows, self.snippets.data()]
         if self.context.snippets:
             self._downloads()
         return Page("\n\n".join(part for part in parts if part) + "\n", self.files)
@@ -216,7 +208,8 @@ class _Renderer:
         return f'<a class="mg-badge" href="#checked">✓ {_count(count, "claim")} checked</a>'
 
     def _summary(self) -> str:
-        return sections(self.headings.fit(self.paper.summary))
+        prose = _LETTERS.sub("", self.paper.summary) if self.paper.letters else self.paper.summary
+        return sections(self.headings.fit(prose))
 
     def _key(self) -> str:
         paper = self.paper
@@ -246,14 +239,16 @@ class _Renderer:
 
     def _rows(self) -> str:
         shown = [self._row(row) for row in self.rows if row.kind != "front"]
-        tools = ""
-        if self.inlays:
-            tools = (
-                '<div class="mg-switches"><button type="button" class="mg-shapes-toggle" '
-                'aria-pressed="true">Shapes</button></div>\n\n'
-            )
         body = "\n\n".join(filter(None, shown))
-        return f'{tools}<div class="mg-rows" markdown="1">\n\n{body}\n\n</div>'
+        return f'<div class="mg-rows" markdown="1">\n\n{body}\n\n</div>'
+
+    def _switch(self) -> str:
+        if not self.inlays:
+            return ""
+        return (
+            '<div class="mg-switches"><button type="button" class="mg-shapes-toggle" '
+            'aria-pressed="true">Shapes</button></div>'
+        )
 
     def _row(self, row: Row) -> str:
         prose = sections(self.headings.fit(row.prose)).strip()
@@ -276,7 +271,7 @@ class _Renderer:
         def close() -> None:
             if lines:
                 code = "&#10;".join(lines)
-                blocks.append(f'<pre class="mg-pre" tabindex="0"><code>{code}</code></pre>')
+                blocks.append(f'<pre class="mg-pre" tabindex="0">{code}</pre>')
                 lines.clear()
 
         for number in row.code_lines:
@@ -412,6 +407,10 @@ class _Snippets:
             return ""
         plain = json.dumps(list(self._numbers), ensure_ascii=False).replace("<", "\\u003c")
         return f'<script type="application/json" class="mg-snippets">{plain}</script>'
+
+
+# The paragraph that declares letters: the box of key facts has them.
+_LETTERS = re.compile(r"^Letters: .*?(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def _one_line(html: str) -> str:

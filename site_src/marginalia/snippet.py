@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from marginalia.syntax import (
     dedent,
     end_of,
     inside_strings,
+    is_dedentable,
     is_guard,
     is_text,
     module_uses,
@@ -300,12 +302,13 @@ def _choose_symbol(module: _Module, target: str) -> _Choice:
         near = difflib.get_close_matches(target, sorted(listed | bound), n=3, cutoff=0.5)
         hint = f"; is it {' or '.join(near)}?" if near else ""
         raise MarginaliaError(f"{module.path}: there is no definition of {target}{hint}")
-    choice = _Choice(module.closure([top]))
-    if top == "demo":
-        choice.blocks |= {
-            b for b in module.top if b.kind == "guard" and b.needs == {"demo", "__name__"}
-        }
-    return choice
+    return _choose_demo(module) if top == "demo" else _Choice(module.closure([top]))
+
+
+def _choose_demo(module: _Module) -> _Choice:
+    """The whole demo, and what starts it."""
+    starts = {b for b in module.top if b.kind == "guard" and b.needs == {"demo", "__name__"}}
+    return _Choice(module.closure(["demo"]) | starts)
 
 
 def _choose_lines(module: _Module, start: int, end: int) -> _Choice | None:
@@ -335,7 +338,7 @@ def _choose_in_demo(module: _Module, code: Sequence[int]) -> _Choice:
         if block.kind != "text" and any(block.first <= number <= block.end for number in code)
     ]
     if not wanted:
-        return _Choice(module.closure(["demo"]))
+        return _choose_demo(module)
     kept = _slice(module, demo, wanted)
     outside = {name for block in kept for name in block.needs}
     closure = module.closure(outside - {name for block in kept for name in block.binds})
@@ -349,29 +352,7 @@ def _stands_alone(module: _Module, kept: set[_Block], closure: set[_Block]) -> b
     local = {name for block in kept for name in block.binds}
     shared = {name for block in closure for name in block.binds | block.needs}
     body = [node for block in kept for node in block.nodes]
-    return (
-        module.demo is not None
-        and not module.demo.decorator_list
-        and not any(ast.iter_child_nodes(module.demo.args))
-        and not local & shared
-        and is_dedentable(body)
-    )
-
-
-def is_dedentable(body: Iterable[ast.stmt]) -> bool:
-    """Whether the statements of a function are allowed at the top level of a module."""
-    waiting: list[ast.AST] = list(body)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Return | ast.Yield | ast.YieldFrom | ast.Await | ast.Nonlocal):
-            return False
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
-            inner = (part for part in ast.walk(node) if isinstance(part, ast.Nonlocal))
-            if any(inner):
-                return False
-        else:
-            waiting += ast.iter_child_nodes(node)
-    return True
+    return module.demo is not None and not local & shared and is_dedentable(module.demo, body)
 
 
 def _slice(module: _Module, blocks: Sequence[_Block], wanted: Sequence[_Block]) -> set[_Block]:
@@ -434,6 +415,7 @@ class _Locals:
         """Follow the imports of local modules from the piece, until nothing new is needed."""
         self.kept: dict[_Module, set[_Block]] = {self.main: self.choice.blocks}
         self.asked: dict[_Module, set[str]] = {self.main: set()}
+        self.order: dict[_Module, set[_Module]] = {}
         waiting = [self.main]
         while waiting:
             module = waiting.pop()
@@ -441,6 +423,7 @@ class _Locals:
                 other = self.load(taken.module)
                 if other is None:
                     continue
+                self.order.setdefault(module, set()).add(other)
                 names = {taken.name} if taken.name else self.attributes(module, alias)
                 before = self.asked.setdefault(other, set())
                 if names - before or other not in self.kept:
@@ -459,7 +442,7 @@ class _Locals:
     def load(self, name: str) -> _Module | None:
         """A local module, unless its import has to stay."""
         path = self.file(name)
-        if path is None or name in self.left:
+        if path is None or name in self.left or path.resolve() == Path(self.main.path).resolve():
             return None
         return _load(read_source(path), str(path), self.main.root)
 
@@ -468,10 +451,8 @@ class _Locals:
         if self.main.root is None or not name:
             return None
         base = self.main.root.joinpath(*name.split("."))
-        for path in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
-            if path.is_file() and path != Path(self.main.path):
-                return path
-        return None
+        files = (base.with_name(f"{base.name}.py"), base / "__init__.py")
+        return next((path for path in files if path.is_file()), None)
 
     def needed(self, module: _Module) -> set[str]:
         """The names that the kept blocks of a module need from it."""
@@ -565,7 +546,15 @@ class _Locals:
         return _Taken(source, "") if readable and uses else None
 
     def _clash(self) -> str | None:
-        """A module that cannot be put with the others: they use one name for two things."""
+        """A module that cannot be put with the others.
+
+        It uses a name of theirs for something else, has to know its own file, or is part of a
+        circle of imports.
+        """
+        try:
+            TopologicalSorter(self.order).prepare()
+        except CycleError as error:
+            return ".".join(error.args[1][0].name)
         meanings: dict[str, tuple[str, ...]] = {}
         for module in self.kept:
             for name, meaning in self._meanings(module):

@@ -149,6 +149,27 @@ def is_text(node: ast.AST) -> bool:
     )
 
 
+def is_dedentable(function: ast.FunctionDef, body: Iterable[ast.stmt]) -> bool:
+    """Whether Python allows statements of a function at the top level, and runs them alike.
+
+    Args:
+        function: The function: its parameters and decorators have no counterpart there.
+        body: The statements.
+    """
+    waiting: list[ast.AST] = list(body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Return | ast.Yield | ast.YieldFrom | ast.Await):
+            return False
+        if isinstance(node, Definition | ast.Lambda):
+            # What is nonlocal to a function inside would have to be global.
+            if any(isinstance(part, ast.Nonlocal) for part in ast.walk(node)):
+                return False
+        else:
+            waiting += ast.iter_child_nodes(node)
+    return not function.decorator_list and not any(ast.iter_child_nodes(function.args))
+
+
 def plain_lines(text: str) -> list[str]:
     """The lines of a source without line ends and byte order mark."""
     return [line.rstrip("\r\n") for line in split_lines(text.removeprefix("\ufeff"))]

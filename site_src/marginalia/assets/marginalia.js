@@ -84,6 +84,7 @@
     const button = event.target.closest(".mg-copy, .mg-run-copy");
     if (button) onCopy(button);
     if (event.target.closest(".mg-shapes-toggle")) onToggle();
+    shapeOf(event)?.classList.toggle("mg-open");
   });
   for (const type of ["mouseover", "focusin"])
     document.addEventListener(type, (event) => shapeOf(event) && showTip(shapeOf(event)));

@@ -184,7 +184,7 @@ def test_an_error_has_the_line_of_the_file(opening: str, end: str, tmp_path: Pat
         ("shapes: 1", 2, 1, "`shapes` must be true or false"),
         ("timeout: fast", 2, 1, "`timeout` must be a number"),
         ("date: soon", 2, 1, "`date` must be a date"),
-        ("date: 2026-13-01", 2, 1, "month"),
+        ("year: 2026\ndate: 2026-13-01", 3, 1, "month"),
         ("- a", 2, 1, "not a list of `key: value`"),
         ("title: *a", 2, 8, "undefined alias"),
         ("title: !!python/object:os.system x", 2, 8, "could not determine a constructor"),

@@ -334,6 +334,7 @@ HARM = {
     "exit as if all were well": ("import os\nos._exit(0)", "Exit", 0, "status 0"),
     "sys.exit": ("import sys\nsys.exit('enough')", "SystemExit", 3, "enough"),
     "killed": ("import os\nos.kill(os.getpid(), 9)", "Crash", 0, "SIGKILL"),
+    "killed by a nameless signal": ("import os\nos.kill(0, 40)", "Crash", 0, "by 40"),
     "kills its parent": ("import os\nos.kill(os.getppid(), 9)\nos.read(0, 1)", "Lost", 0, "guard"),
     "kills its group": ("import os\nos.killpg(0, 9)", "Crash", 0, "SIGKILL"),
     "closes everything": ("import os\nos.closerange(0, 99)\n1 / 0", "", 0, ""),

@@ -409,13 +409,15 @@ class Capture:
         self.add("warning", {**data, "message": text, "place": place})
 
     def _place(self, filename: str, line: int) -> str:
-        """Where a warning comes from: a function of the page, or a file without what is local.
+        """Where a warning comes from: a function of the page, or a file, as seen from its package.
 
         Lines of the page itself are left out: they change whenever its prose does.
         """
         if filename == self._filename:
             around = [name for first, last, name in self._functions if first <= line <= last]
             return around[-1] if around else "<module>"
+        if Path(filename).parent == Path(__file__).parent:
+            return ""  # raised while a figure was drawn
         parts = Path(filename).parts
         for folder in ("site-packages", "dist-packages"):
             if folder in parts:

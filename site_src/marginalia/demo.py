@@ -185,7 +185,7 @@ class _Run:
         """Make the process one for demos."""
         sys.path.insert(0, str(self._root))
         sys.argv = [str(self._path)]
-        sys.stdin = Path(os.devnull).open(encoding="utf-8")
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115  # the demo's, to the end
         sys.dont_write_bytecode = True  # sources may change faster than file times show
         os.environ.setdefault("MPLBACKEND", "agg")
         linecache.cache[str(self._path)] = (

@@ -31,7 +31,9 @@ INK, FAINT, GRID = "#24292f", "#57606a", "#d8dee4"
 _DARK = {INK: "#e6edf3", FAINT: "#9aa4af", GRID: "#373e47"}
 _ALMOST_BLACK = "#000001"  # stays as it is on a dark page
 
-HEAVY = 20_000  # points of one artist beyond which it becomes a picture
+MAX_POINTS = 20_000  # of one artist: with more it becomes a picture
+MAX_SVG = 250_000  # characters: in a longer one, artists with this many points become pictures
+MANY_POINTS = 500
 
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -43,6 +45,9 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": "medium",
+    "axes3d.xaxis.panecolor": (0.5, 0.5, 0.5, 0.08),
+    "axes3d.yaxis.panecolor": (0.5, 0.5, 0.5, 0.08),
+    "axes3d.zaxis.panecolor": (0.5, 0.5, 0.5, 0.08),
     "boxplot.boxprops.color": INK,
     "boxplot.capprops.color": INK,
     "boxplot.flierprops.color": INK,
@@ -151,13 +156,15 @@ class Figures:
             self._pyplot.close(figure)
 
     def _view(self, value: Any) -> bool:
-        """Show a value if it is a figure; it stays open."""
+        """Show a value if it is a figure, which stays open; its parts are no news beside it."""
+        from matplotlib.artist import Artist
         from matplotlib.figure import Figure
 
         if isinstance(value, Figure):
             self._show(value, self._capture.line)
             return True
-        return False
+        parts = value if isinstance(value, list | tuple) and value else [value]
+        return all(isinstance(part, Artist) for part in parts)
 
     def _show(self, figure: Figure, line: int) -> None:
         """Put a figure under a line, once for each state of it."""
@@ -188,15 +195,15 @@ def render(figure: Figure, name: str) -> dict[str, str]:
     Returns:
         ``image/svg+xml``, ``image/svg+xml;dark`` and its description ``alt``.
     """
-    alt = describe(figure)
-    with _prepared(figure):
-        text = _svg(figure)
-    light = _cleaned(text)
-    dark = _darkened(light, neutrals=not any(_is_mapped(part) for part in _parts(figure)))
+    with _prepared(figure, MAX_POINTS):
+        light = _cleaned(_svg(figure))
+    if len(light) > MAX_SVG:
+        with _prepared(figure, MANY_POINTS):
+            light = _cleaned(_svg(figure))
     return {
         "image/svg+xml": _renamed(light, f"{name}-"),
-        "image/svg+xml;dark": _renamed(dark, f"{name}d-"),
-        "alt": alt,
+        "image/svg+xml;dark": _renamed(_darkened(light), f"{name}d-"),
+        "alt": describe(figure),
     }
 
 
@@ -234,10 +241,13 @@ def _is_mapped(artist: Artist) -> bool:
     return isinstance(artist, Collection) and artist.get_array() is not None
 
 
+_Undo = list[Callable[[], object]]
+
+
 @contextmanager
-def _prepared(figure: Figure) -> Iterator[None]:
-    """White grounds made transparent, long data made pictures, ink over data made to stay."""
-    undo: list[Callable[[], object]] = []
+def _prepared(figure: Figure, max_points: int) -> Iterator[None]:
+    """White grounds made transparent, long data made pictures, dark data marked to stay dark."""
+    undo: _Undo = []
     try:
         _clear(figure.patch, undo)
         for axes in figure.axes:
@@ -247,9 +257,11 @@ def _prepared(figure: Figure) -> Iterator[None]:
             over_data = bool(axes.images) or any(_is_mapped(c) for c in axes.collections)
             for text in axes.texts:
                 if over_data or text.get_bbox_patch() is not None:
-                    _fix(text, undo)
+                    _keep_text(text, undo)
         for part in _parts(figure):
-            if _size(part) > HEAVY:
+            if _is_mapped(part):
+                _keep_map(part, undo)
+            if _size(part) > max_points:
                 undo.append(partial(part.set_rasterized, part.get_rasterized()))
                 part.set_rasterized(True)
         yield
@@ -258,20 +270,18 @@ def _prepared(figure: Figure) -> Iterator[None]:
             step()
 
 
-def _clear(patch: Any, undo: list[Callable[[], object]]) -> None:
+def _clear(patch: Any, undo: _Undo) -> None:
     """Make a white ground transparent; any other is meant, and stays."""
     from matplotlib.colors import to_hex
 
     colour = patch.get_facecolor()
-    if to_hex(colour) == "#ffffff" and colour[3] > 0:
+    name = to_hex(colour)
+    if colour[3] > 0 and (name == "#ffffff" or _is_dark_neutral(name)):
         undo.append(partial(patch.set_facecolor, colour))
-        patch.set_facecolor("none")
-    elif colour[3] > 0 and _is_dark_neutral(to_hex(colour)):
-        undo.append(partial(patch.set_facecolor, colour))
-        patch.set_facecolor(_ALMOST_BLACK)
+        patch.set_facecolor("none" if name == "#ffffff" else _ALMOST_BLACK)
 
 
-def _fix(text: Any, undo: list[Callable[[], object]]) -> None:
+def _keep_text(text: Any, undo: _Undo) -> None:
     """Keep the colour of dark text that stands on data, which is the same on both pages."""
     from matplotlib.colors import to_hex
 
@@ -280,6 +290,25 @@ def _fix(text: Any, undo: list[Callable[[], object]]) -> None:
         if to_hex(colour) in _DARK or _is_dark_neutral(to_hex(colour)):
             undo.append(partial(text.set_color, colour))
             text.set_color(_ALMOST_BLACK)
+
+
+def _keep_map(artist: Any, undo: _Undo) -> None:
+    """Keep the dark greys of a colour map: each becomes a hair bluer, so that it is no ink."""
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+
+    old = artist.get_cmap()
+    colours = old(np.arange(old.N))
+    grey = (np.ptp(colours[:, :3], axis=1) < 1 / 255) & (colours[:, 0] < 0x60 / 255)
+    if grey.any():
+        colours[grey, 2] += 1 / 255
+
+        def put(colour_map: Any) -> None:
+            with artist.callbacks.blocked():  # or its colour bar would be drawn anew
+                artist.set_cmap(colour_map)
+
+        undo.append(partial(put, old))
+        put(ListedColormap(colours).with_extremes(under=colours[0], over=colours[-1], bad="none"))
 
 
 def _size(artist: Any) -> int:
@@ -310,17 +339,17 @@ def _is_dark_neutral(colour: str) -> bool:
     return colour[1:3] == colour[3:5] == colour[5:7] and int(colour[1:3], 16) < 0x60
 
 
-def _darkened(svg: str, *, neutrals: bool) -> str:
-    """The same figure for a dark page: ink and, if wanted, all dark greys become light."""
+def _darkened(svg: str) -> str:
+    """The same figure for a dark page: ink and all dark greys become light."""
 
     def swap(match: re.Match[str]) -> str:
         colour = match[0]
-        if neutrals and _is_dark_neutral(colour):
+        if _is_dark_neutral(colour):
             return "#" + 3 * f"{255 - int(colour[1:3], 16):02x}"
         return _DARK.get(colour, colour)
 
-    if neutrals:  # black is what SVG fills with by default, so matplotlib does not say it
-        svg = svg.replace("<svg", '<svg fill="#000000"', 1)
+    # Black is what SVG fills with by default, so matplotlib does not say it
+    svg = svg.replace("<svg", '<svg fill="#000000"', 1)
     return re.sub(r"#[0-9a-f]{6}\b", swap, svg)
 
 
@@ -350,14 +379,24 @@ def describe(figure: Figure) -> str:
 
 
 def _panel(axes: Axes) -> str:
-    """One axes in words; empty if it has none."""
+    """One axes in words: what is written on it, or else what is drawn."""
     x, y = _words(axes.get_xlabel()), _words(axes.get_ylabel())
     labels = " over ".join(part for part in (y, x) if part)
     parts = [_words(axes.get_title()), labels]
     legend = axes.get_legend()
     if legend is not None:
         parts.append(", ".join(_words(text.get_text()) for text in legend.get_texts()))
-    return ": ".join(part for part in parts if part)
+    return ": ".join(part for part in parts if part) or _contents(axes)
+
+
+def _contents(axes: Axes) -> str:
+    """What is drawn on axes that say nothing; empty for a colour bar."""
+    if hasattr(axes, "_colorbar"):
+        return ""
+    kinds = {"line": axes.lines, "image": axes.images, "bar": axes.patches}
+    counts = [(kind, len(found)) for kind, found in kinds.items() if found]
+    words = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts]
+    return " and ".join(words) or "plot"
 
 
 def _words(text: str) -> str:

@@ -27,7 +27,9 @@ _Axes = tuple[str, ...]  # as written: letters, numbers, products, one "..." and
 _Label = tuple[str | None, ...]  # None where nothing is known, "" where a letter was refused
 _Group = tuple[int, str]  # a line and a name
 _Sizes = frozenset[tuple[str, int]]  # letters and their sizes that may hold together
+_Frame = tuple[int, int]  # a function and one call of it
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+_LEAVES = (ast.Return, ast.Break, ast.Continue)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 _MAX_COMBINED = 256  # combinations of shapes that are compared; beyond, nothing is inferred
@@ -60,9 +62,11 @@ def letters(
     records = [_record(shape, source) for shape in shapes]
     found = _Inference(records, _stated_labels(records, source), source.arguments).labels()
     return {
-        index: tuple(axis or str(size) for axis, size in zip(label, sizes, strict=True))
+        index: tuple(
+            axis or str(size) for axis, size in zip(label, records[index].sizes, strict=True)
+        )
         for index, label in sorted(found.items())
-        if any(label) and (sizes := records[index].sizes) is not None
+        if any(label)
     }
 
 
@@ -138,10 +142,10 @@ class _Pattern:
     output: _Axes | None
 
 
-_KEEPS_SHAPE = frozenset(
-    "abs bfloat16 bool celu clone contiguous cos cpu cuda detach double dropout elu erf exp float"
-    " gelu half int log log_softmax long neg relu relu_ requires_grad_ rsqrt sigmoid silu sin"
-    " softmax softplus sqrt square tanh to".split()
+_KEEPS_SHAPE = re.compile(
+    "abs|bfloat16|bool|celu|clone|contiguous|cos|cpu|cuda|detach|double|dropout|elu|erf|exp|float"
+    "|gelu|half|int|log|log_softmax|long|neg|relu_?|requires_grad_|rsqrt|sigmoid|silu|sin|softmax"
+    "|softplus|sqrt|square|tanh|to"
 )
 
 
@@ -212,7 +216,7 @@ class _Names:
             return node.right if self._is_scalar(node.left) else None
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             return None
-        if node.func.attr not in _KEEPS_SHAPE:
+        if not _KEEPS_SHAPE.fullmatch(node.func.attr):
             return None
         name = self._name(node.func)
         if not name:
@@ -391,8 +395,12 @@ class _Step:
         """The names that it binds, as they are recorded."""
         if isinstance(self.node, ast.Return):
             return ["return"]
-        targets = self.node.targets if isinstance(self.node, ast.Assign) else [self.node.target]
-        return [name for target in targets for name in _bound(target)]
+        return [name for target in self._targets() for name in _bound(target)]
+
+    def _targets(self) -> list[ast.expr]:
+        if isinstance(self.node, ast.Return):
+            return []
+        return self.node.targets if isinstance(self.node, ast.Assign) else [self.node.target]
 
     def values(self) -> Iterator[tuple[str, ast.expr]]:
         """The names that it binds, each with the expression that is its value."""
@@ -438,7 +446,8 @@ def _steps(scope: ast.Module | _Function) -> Iterator[_Step]:
             if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return):
                 yield _Step(node, function, before, whole)
             elif isinstance(node, ast.With):
-                blocks.append((node.body, before, whole))
+                named = any(item.optional_vars for item in node.items)
+                blocks.append((node.body, () if named else before, whole and not named))
             elif not isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
                 blocks += [(inner, (), False) for inner in _blocks(node)]
             before = (*before, node)
@@ -525,7 +534,7 @@ class _Record:
 
     Args:
         group: Its line and name; one with several shapes has several records.
-        sizes: Its sizes; None for a module, which stands for many tensors.
+        sizes: Its sizes.
         scope: The function it belongs to.
         call: The call in which it was seen first.
         object: The tensor that was seen first.
@@ -534,19 +543,24 @@ class _Record:
     """
 
     group: _Group
-    sizes: tuple[int, ...] | None
+    sizes: tuple[int, ...]
     scope: int
     call: int
     object: int
     count: int
     inferable: bool
 
+    @property
+    def frame(self) -> _Frame:
+        """The call in which it was seen first, with its function."""
+        return self.scope, self.call
+
 
 def _record(shape: Shape, source: _Source) -> _Record:
     scope = source.scope(shape.line)
     return _Record(
         group=(shape.line, shape.name),
-        sizes=None if shape.note else tuple(shape.shape),
+        sizes=tuple(shape.shape),
         scope=scope,
         call=shape.call if scope else 0,
         object=shape.object,
@@ -567,10 +581,8 @@ def _stated_labels(records: Sequence[_Record], source: _Source) -> dict[int, _La
     return labels
 
 
-def _fitted(axes: _Axes, sizes: tuple[int, ...] | None) -> _Label | None:
+def _fitted(axes: _Axes, sizes: tuple[int, ...]) -> _Label | None:
     """Axes as the label of a tensor; None if they do not fit its sizes."""
-    if sizes is None:
-        return None
     if "..." in axes:
         missing = len(sizes) - len(axes) + 1
         at = axes.index("...")
@@ -649,8 +661,13 @@ class _Inference:
             if record.object and record.inferable:
                 self._same[record.object].append(index)
         self._stated = self._checked(self._consistent(stated))
-        self._roots: dict[int, _Label] = {}  # labels that do not come from the same object
+        self._said: dict[_Frame, dict[str, int]] = defaultdict(dict)
+        for index, label in self._stated.items():
+            self._said[records[index].frame].update(self._letters(index, label))
+        self._dropped: dict[_Frame, set[str]] = defaultdict(set)
+        self._roots = dict(self._stated)  # what does not come from the same object
         self._labels: dict[int, _Label] = {}
+        self._scopes: dict[int, list[_Group]] = {}
         self._combinations: dict[tuple[int, int | None, _Group], frozenset[_Sizes] | None] = {}
 
     def labels(self) -> dict[int, _Label]:
@@ -661,117 +678,109 @@ class _Inference:
         """
         found: dict[int, _Label] = {}
         refused: set[int] = set()
-        self._roots = dict(self._stated)
         while True:
             self._labels = {**found, **self._stated}
             self._combinations.clear()
-            proposed, sized = self._proposed()
-            kept = {
-                index: _common(label, proposed[index])
-                for index, label in found.items()
-                if index in proposed
+            self._scopes.clear()
+            self._drop_letters(found)
+            proposed, roots = self._proposed()
+            following = {
+                index: _common(found.get(index, label), label)
+                for index, label in proposed.items()
+                if index not in refused
             }
-            kept = {index: label for index, label in kept.items() if any(label)}
-            refused |= found.keys() - kept.keys()
-            fresh = {i: label for i, label in proposed.items() if i not in {*found, *refused}}
-            following = {**kept, **fresh}
-            self._roots = {
-                **{index: label for index, label in following.items() if index in sized},
-                **self._stated,
-            }
-            if following == found:
+            following = {index: label for index, label in following.items() if any(label)}
+            refused |= found.keys() - following.keys()
+            roots = {i: _shared(roots[i], label) for i, label in following.items() if i in roots}
+            roots = {**roots, **self._stated}
+            if (following, roots) == (found, self._roots):
                 return self._labels
-            found = following
+            found, self._roots = following, roots
+
+    def _drop_letters(self, inferred: Mapping[int, _Label]) -> None:
+        """Note the letters that came to a call from elsewhere with two sizes."""
+        sizes: dict[_Frame, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+        for index, label in inferred.items():
+            frame = self._records[index].frame
+            for letter, size in self._letters(index, label):
+                if letter not in self._said[frame]:
+                    sizes[frame][letter].add(size)
+        for frame, known in sizes.items():
+            self._dropped[frame] |= {letter for letter, found in known.items() if len(found) > 1}
 
     # What contradicts itself
 
     def _consistent(self, labels: dict[int, _Label]) -> dict[int, _Label]:
         """Labels without the letters that have two sizes in one call."""
-        known: dict[tuple[int, int], dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+        known: dict[_Frame, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
         for index, label in labels.items():
-            record = self._records[index]
             for letter, size in self._letters(index, label):
-                known[record.scope, record.call][letter].add(size)
-        dropped: set[tuple[int, int, str]] = set()
-        for (scope, call), sizes in known.items():
+                known[self._records[index].frame][letter].add(size)
+        dropped: set[tuple[_Frame, str]] = set()
+        for frame, sizes in known.items():
             for letter, values in sizes.items():
-                possible = self._earlier(labels, scope, call, letter)
+                possible = self._earlier(labels, frame, letter)
                 if len(values) > 1 or (possible and not values <= possible):
-                    dropped.add((scope, call, letter))
+                    dropped.add((frame, letter))
         return {
             index: tuple(
-                "" if axis and (record.scope, record.call, axis) in dropped else axis
+                "" if axis and (self._records[index].frame, axis) in dropped else axis
                 for axis in label
             )
             for index, label in labels.items()
-            for record in [self._records[index]]
         }
 
-    def _earlier(self, labels: dict[int, _Label], scope: int, call: int, letter: str) -> set[int]:
-        """The sizes a letter may have in a call by an argument whose shape was seen before."""
-        found: set[int] = set()
+    def _earlier(self, labels: Mapping[int, _Label], frame: _Frame, letter: str) -> set[int]:
+        """The sizes that a letter may have in a call by an argument whose shape was seen before."""
         for group in self._arguments:
-            members = [i for i in self._members[group] if self._records[i].scope == scope]
-            if members and all(self._records[i].call != call for i in members):
-                sizes = {
-                    size
-                    for index in members
-                    if index in labels and self._records[index].call < call
-                    for name, size in self._letters(index, labels[index])
-                    if name == letter
-                }
-                found = found | sizes if not found else found & sizes or sizes
-        return found
+            members = [i for i in self._members[group] if self._records[i].scope == frame[0]]
+            if any(self._records[i].call == frame[1] for i in members) or self._is_cut_off(group):
+                continue
+            earlier = (i for i in members if self._records[i].call < frame[1] and i in labels)
+            sizes = [pair for index in earlier for pair in self._letters(index, labels[index])]
+            if found := {size for name, size in sizes if name == letter}:
+                return found
+        return set()
 
     def _checked(self, labels: dict[int, _Label]) -> dict[int, _Label]:
         """Labels without those in which a product is not the product of its letters."""
-        known: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)
+        known: dict[_Frame, dict[str, int]] = defaultdict(dict)
         for index, label in labels.items():
-            record = self._records[index]
-            known[record.scope, record.call].update(self._letters(index, label))
+            known[self._records[index].frame].update(self._letters(index, label))
         return {
             index: label
             for index, label in labels.items()
-            if self._adds_up(label, self._records[index], known)
+            if all(
+                _is_letter(axis) or not axis or size in (_values(axis, known[frame]) or {size})
+                for frame in [self._records[index].frame]
+                for axis, size in zip(label, self._records[index].sizes, strict=True)
+            )
         }
-
-    def _adds_up(
-        self,
-        label: _Label,
-        record: _Record,
-        known: Mapping[tuple[int, int], Mapping[str, int]],
-    ) -> bool:
-        sizes = known.get((record.scope, record.call), {})
-        products = (
-            (axis, size)
-            for axis, size in zip(label, record.sizes or (), strict=True)
-            if axis and not _is_letter(axis)
-        )
-        return all(size in (_values(axis, sizes) or {size}) for axis, size in products)
 
     def _letters(self, index: int, label: _Label) -> Iterator[tuple[str, int]]:
         """The single letters of a label with their sizes."""
-        for axis, size in zip(label, self._records[index].sizes or (), strict=True):
+        for axis, size in zip(label, self._records[index].sizes, strict=True):
             if axis and _is_letter(axis):
                 yield axis, size
 
     # One round
 
-    def _proposed(self) -> tuple[dict[int, _Label], set[int]]:
-        """The labels that follow now, and which of them follow from sizes alone."""
+    def _proposed(self) -> tuple[dict[int, _Label], dict[int, _Label]]:
+        """The labels that follow now, and what of them follows from sizes."""
         proposed: dict[int, _Label] = {}
-        sized: set[int] = set()
+        roots: dict[int, _Label] = {}
         for members in self._alike():
-            found = {index: self._followed(index) for index in members}
-            by_object = {index for index in members if self._inherited(index)}
-            if any(found[index] is None for index in members if index not in by_object):
-                found = {index: found[index] for index in by_object}
-            labels = {index: label for index, label in found.items() if label is not None}
-            for index, label in _agreed(labels).items():
-                if any(label):
-                    proposed[index] = label
-                    sized |= set() if index in by_object else {index}
-        return proposed, sized
+            by_object = _agreed({i: label for i in members if (label := self._by_object(i))})
+            by_size = _agreed({i: label for i in members if (label := self._by_size(i))})
+            if len(by_size) < len(members):
+                by_size = {}
+            joined = {
+                index: _filled(by_object.get(index), by_size.get(index))
+                for index in (by_size or by_object)
+            }
+            proposed |= {i: label for i, label in _agreed(joined).items() if any(label)}
+            roots |= by_size
+        return proposed, roots
 
     def _alike(self) -> Iterator[list[int]]:
         """The records of a line and a name that have the same rank and state no label."""
@@ -779,70 +788,94 @@ class _Inference:
             by_rank: dict[int, list[int]] = defaultdict(list)
             for index in members:
                 if self._records[index].inferable and index not in self._stated:
-                    by_rank[len(self._records[index].sizes or ())].append(index)
+                    by_rank[len(self._records[index].sizes)].append(index)
             yield from by_rank.values()
 
-    def _followed(self, index: int) -> _Label | None:
-        """The label that a record has from its object or its sizes; None if they give none."""
-        record = self._records[index]
-        sizes = record.sizes or ()
-        own = self._combined(record.scope, record.call, record.group)
-        others = (
-            frozenset()
-            if record.count == 1 and not self._is_cut_off(record.group, runs_only=True)
-            else self._combined(record.scope, None, record.group)
-        )
-        if own is None or others is None:
-            return None
+    def _by_object(self, index: int) -> _Label | None:
+        """The label that the same tensor has elsewhere, without the letters that are in doubt."""
         label = self._inherited(index)
-        by_object = label is not None
-        for combination in sorted(own, key=sorted):
-            seen = _by_size(sizes, combination)
-            if by_object and label is not None:
-                label = _without_clashes(label, sizes, combination)
-                label = _unless_contradicted(label, seen)
-            elif seen is None:
-                return None
-            else:
-                label = seen if label is None else _common(label, seen)
-        for combination in others:
-            seen = _by_size(sizes, combination)
-            if label is not None and seen is not None:
-                join = _unless_contradicted if by_object else _common
-                label = join(label, seen)
+        record = self._records[index]
+        own, others = self._own(record), self._others(record)
+        if label is None or own is None or others is None:
+            return None
+        dropped, said = self._dropped[record.frame], self._said[record.frame]
+        label = tuple(
+            "" if axis and (axis in dropped or said.get(axis, size) != size) else axis
+            for axis, size in zip(label, record.sizes, strict=True)
+        )
+        for combination in own:
+            label = _without_clashes(label, record.sizes, combination)
+        for combination in others:  # those that a run with these sizes cannot have had do not count
+            if _by_size(record.sizes, combination):
+                label = _without_clashes(label, record.sizes, combination)
         return label
 
     def _inherited(self, index: int) -> _Label | None:
-        """The label that the same object has elsewhere, preferably in the same call."""
+        """The label that the same tensor has elsewhere, preferably in the same call."""
         record = self._records[index]
         others = [
             other
             for other in self._same.get(record.object, ())
             if other != index
-            and other in self._roots
+            and any(self._roots.get(other, ()))
             and self._records[other].sizes == record.sizes
-            and any(self._roots[other])
         ]
-        here = [
-            other
-            for other in others
-            if (self._records[other].scope, self._records[other].call)
-            == (record.scope, record.call)
-        ]
+        here = [other for other in others if self._records[other].frame == record.frame]
         label: _Label | None = None
-        for other in here or others:
-            found = self._roots[other]
-            label = found if label is None else _united(label, found)
+        for other in here or others:  # what was refused there is unknown here
+            label = _united(label, tuple(axis or None for axis in self._roots[other]))
         return label
 
+    def _by_size(self, index: int) -> _Label | None:
+        """The label whose letters have the sizes of a tensor in its call, and no others have.
+
+        One other tensor of the call must have all these sizes, so that two letters which never
+        meet do not come together by chance.
+        """
+        record = self._records[index]
+        own, others = self._own(record), self._others(record)
+        if own is None or others is None or not self._has_like(record):
+            return None
+        label: _Label | None = None
+        for combination in own:
+            seen = _by_size(record.sizes, combination)
+            if seen is None:
+                return None
+            label = seen if label is None else _common(label, seen)
+        for combination in others:
+            seen = _by_size(record.sizes, combination)
+            if label is not None and seen is not None:
+                label = _common(label, seen)
+        dropped = self._dropped[record.frame]
+        return label and tuple("" if axis in dropped else axis for axis in label)
+
+    def _has_like(self, record: _Record) -> bool:
+        """Whether a labelled tensor of the same call has all the sizes of this one."""
+        return any(
+            _has_sizes(self._records[index].sizes, record.sizes)
+            for group in self._labelled(record.scope)
+            if group != record.group
+            for index in self._possible(group, record.call) or ()
+        )
+
     # Which sizes hold together
+
+    def _own(self, record: _Record) -> frozenset[_Sizes] | None:
+        """What the letters may have been in the call that a record is from."""
+        return self._combined(record.scope, record.call, record.group)
+
+    def _others(self, record: _Record) -> frozenset[_Sizes] | None:
+        """What they may have been in other calls that the record stands for."""
+        if record.count == 1:
+            return frozenset()
+        return self._combined(record.scope, None, record.group)
 
     def _combined(self, scope: int, call: int | None, without: _Group) -> frozenset[_Sizes] | None:
         """The sizes that the letters of a function may have together; None if that is unknown.
 
         Args:
             scope: The function.
-            call: One call of it; None for any.
+            call: One call of it; None for any that was recorded.
             without: A line and name that has no say.
         """
         key = scope, call, without
@@ -855,9 +888,10 @@ class _Inference:
         for group in self._labelled(scope):
             if group == without:
                 continue
-            options = self._options(group, call)
-            if options is None:
+            possible = self._possible(group, call)
+            if possible is None:
                 return None
+            options = {self._sizes(index) for index in possible}
             combined = {
                 joined
                 for sizes in combined
@@ -869,31 +903,40 @@ class _Inference:
 
     def _labelled(self, scope: int) -> list[_Group]:
         """The lines and names of a function that have labels."""
-        groups = (self._records[i].group for i in self._labels if self._records[i].scope == scope)
-        return sorted(set(groups))
+        if scope not in self._scopes:
+            self._scopes[scope] = sorted(
+                {
+                    self._records[index].group
+                    for index in self._labels
+                    if self._records[index].scope == scope
+                }
+            )
+        return self._scopes[scope]
 
-    def _options(self, group: _Group, call: int | None) -> set[_Sizes] | None:
-        """The sizes that a line and name may have given letters; None if that is unknown."""
+    def _possible(self, group: _Group, call: int | None) -> list[int] | None:
+        """The labelled records of a line and name that a call may have; None if that is unknown.
+
+        A call that has none of its own had a shape that was seen before.
+        """
         members = self._members[group]
-        here = [i for i in members if call is not None and self._records[i].call == call]
-        if not here and self._is_cut_off(group):
-            return None
-        if not here and call is not None and group in self._arguments:
-            members = [i for i in members if self._records[i].call < call]
-        labelled = (i for i in here or members if i in self._labels)
-        return {self._sizes(index) for index in labelled}
+        if call is not None:
+            here = [i for i in members if self._records[i].call == call]
+            if not here and self._is_cut_off(group):
+                return None
+            before = [i for i in members if self._records[i].call < call]
+            members = here or (before if group in self._arguments else members)
+        return [index for index in members if index in self._labels]
 
     def _sizes(self, index: int) -> _Sizes:
-        label, sizes = self._labels[index], self._records[index].sizes or ()
-        pairs = zip(label, sizes, strict=True)
-        return frozenset((a, s) for a, s in pairs if a is not None and (not a or _is_letter(a)))
+        """The letters of a label with their sizes; an empty one for sizes without a letter."""
+        pairs = zip(self._labels[index], self._records[index].sizes, strict=True)
+        return frozenset((axis or "", size) for axis, size in pairs if not axis or _is_letter(axis))
 
-    def _is_cut_off(self, group: _Group, *, runs_only: bool = False) -> bool:
+    def _is_cut_off(self, group: _Group) -> bool:
         """Whether a line and name may have had shapes that are not among the records."""
         members = self._members[group]
-        if sum(self._records[i].count for i in members) >= _MAX_RUNS:
-            return True
-        return not runs_only and len(members) >= _MAX_DISTINCT
+        runs = sum(self._records[index].count for index in members)
+        return runs >= _MAX_RUNS or len(members) >= _MAX_DISTINCT
 
 
 def _agree(some: _Sizes, others: _Sizes) -> bool:
@@ -925,18 +968,32 @@ def _common(label: _Label, other: _Label) -> _Label:
     return tuple(a if a == b else "" for a, b in zip(label, other, strict=True))
 
 
-def _united(label: _Label, other: _Label) -> _Label:
+def _shared(label: _Label, other: _Label) -> _Label:
+    """A label without the letters that another does not have."""
+    return tuple(a if a == b else None for a, b in zip(label, other, strict=True))
+
+
+def _united(label: _Label | None, other: _Label) -> _Label:
     """A label with the letters of two, except where they differ."""
+    if label is None:
+        return other
     return tuple(
-        a if a == b or not b else b if not a else "" for a, b in zip(label, other, strict=True)
+        a or b if a == b or not (a and b) else "" for a, b in zip(label, other, strict=True)
     )
 
 
-def _unless_contradicted(label: _Label, seen: _Label | None) -> _Label:
-    """A label without the letters in whose place another one was found."""
-    if seen is None:
-        return label
-    return tuple("" if a and b and a != b else a for a, b in zip(label, seen, strict=True))
+def _filled(label: _Label | None, other: _Label | None) -> _Label:
+    """A label with the letters of another where it knows nothing."""
+    if label is None or other is None:
+        return label or other or ()
+    return tuple(b if a is None else a for a, b in zip(label, other, strict=True))
+
+
+def _has_sizes(sizes: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a shape has the wanted sizes above 1: all of its own, or some in the same order."""
+    own, needed = ([size for size in some if size > 1] for some in (sizes, wanted))
+    rest = iter(own)
+    return sorted(own) == sorted(needed) or all(size in rest for size in needed)
 
 
 def _without_clashes(label: _Label, sizes: tuple[int, ...], combination: _Sizes) -> _Label:
@@ -950,7 +1007,8 @@ def _without_clashes(label: _Label, sizes: tuple[int, ...], combination: _Sizes)
 
 def _agreed(labels: Mapping[int, _Label]) -> dict[int, _Label]:
     """The labels of one line and name, each axis with the same letter in all or with none."""
-    axes = [{axis for axis in column if axis is not None} for column in zip(*labels.values())]
+    columns = zip(*labels.values(), strict=True)
+    axes = [{axis for axis in column if axis is not None} for column in columns]
     return {
         index: tuple(
             "" if len(found) > 1 or "" in found else axis

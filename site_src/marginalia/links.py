@@ -74,7 +74,11 @@ class _Module:
         self.url = url
         self.kind = kind
         self.symbols = {symbol.name: symbol for symbol in reversed(symbols(text, name))}
-        self.bound = {bound: _imports(nodes, bound) for bound, nodes in bindings(tree.body).items()}
+        absent = _assigned_none(tree)  # what a failed import leaves: `torch = None`
+        self.bound = {
+            bound: _imports([node for node in nodes if node not in absent], bound)
+            for bound, nodes in bindings(tree.body).items()
+        }
         self.bases = {
             node.name: [use.path for use in uses(node.bases)]
             for node in tree.body
@@ -82,12 +86,20 @@ class _Module:
         }
 
     def imports(self, name: str) -> _Bindings:
-        """What a name of the module stands for; nothing if the module defines it."""
-        bound, symbol = self.bound.get(name, ()), self.symbols.get(name)
-        if symbol and symbol.kind != "variable":
-            return ()
-        # A variable of the same name is what a failed import leaves: `torch = None`.
-        return tuple(found for found in bound if found) if symbol else bound
+        """What binds a name, unless the module defines a function or class of that name."""
+        symbol = self.symbols.get(name)
+        return () if symbol and symbol.kind != "variable" else self.bound.get(name, ())
+
+
+def _assigned_none(tree: ast.Module) -> set[ast.AST]:
+    return {
+        target
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and node.value.value is None
+        for target in node.targets
+    }
 
 
 def _imports(nodes: Iterable[ast.AST], name: str) -> _Bindings:
@@ -391,20 +403,18 @@ class Dangling:
 
 
 _VALUE = r"""(?:"[^"]*+"|'[^']*+'|[^\s>"']++)"""
-_OURS = r"(?:(?:xlink:)?href|src|srcset|id|name)"
+_OURS = r"(?i:(?:xlink:)?href|src|srcset|id|name)"
 _RAW_TAGS = ("script", "style", "textarea", "title", "iframe")  # no tags inside
-_RAW = f"(?:{'|'.join(_RAW_TAGS)})"
+_RAW = f"(?i:{'|'.join(_RAW_TAGS)})"
 _SKIPPED = rf"""
     [^<]++ | <!--.*?--> | <[!?/][^>]*+>       # text, comments, closing tags
-    | <(?!{_RAW}\b)[a-z][^\s/>]*+            # tags that neither are a link nor can be led to
+    | <(?!{_RAW}\b)[a-zA-Z][^\s/>]*+            # tags that neither are a link nor can be led to
       (?: \s++ (?!{_OURS}[\s=/>])[^\s=/>]++ (?:\s*+=\s*+{_VALUE})?+ | / )*+ \s*+ >
 """
-_TAG = r"""<(?P<tag>[a-z][^\s/>]*+)(?P<attributes>(?:[^>"']++|"[^"]*+"|'[^']*+')*+)>"""
-_NEXT = re.compile(
-    rf"(?:{_SKIPPED})*+ (?: {_TAG} | < | $ )", re.VERBOSE | re.DOTALL | re.IGNORECASE
-)
+_TAG = r"""<(?P<tag>[a-zA-Z][^\s/>]*+)(?P<attributes>(?:[^>"']++|"[^"]*+"|'[^']*+')*+)>"""
+_NEXT = re.compile(rf"(?:{_SKIPPED})*+ (?: {_TAG} | < | $ )", re.VERBOSE | re.DOTALL)
 _ATTRIBUTE = re.compile(
-    r"""\s([a-z][^\s=/>]*+)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>"']++)))?+""", re.IGNORECASE
+    r"""\s([a-zA-Z][^\s=/>]*+)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>"']++)))?+"""
 )
 _OTHER_PLACE = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
 

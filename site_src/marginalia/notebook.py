@@ -28,6 +28,7 @@ from marginalia.syntax import (
 )
 from marginalia.syntax import parse as parse_tree
 
+_V4: Any = nbformat.v4  # it has no types
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {
@@ -62,12 +63,12 @@ def notebook(text: str, paper: Paper, result: Result | None) -> str:
     cells = _cells(text, paper)
     if result:
         _store(cells, result)
-    made = nbformat.v4.new_notebook(metadata=_METADATA)
+    made = _V4.new_notebook(metadata=_METADATA)
     seen: Counter[tuple[str, str]] = Counter()
     for cell in cells:
         seen[cell.kind, cell.source] += 1
         made.cells.append(cell.made(seen[cell.kind, cell.source]))
-    return nbformat.writes(made, version=4) + "\n"
+    return f"{_V4.writes(made)}\n"
 
 
 @dataclass(slots=True)
@@ -92,7 +93,7 @@ class _Cell:
 
     def made(self, number: int) -> Any:
         """The cell in nbformat; the number tells it from others of the same text."""
-        cell = getattr(nbformat.v4, f"new_{self.kind}_cell")(self.source)
+        cell = getattr(_V4, f"new_{self.kind}_cell")(self.source)
         key = f"{self.kind}\n{number}\n{self.source}"
         cell["id"] = hashlib.sha256(key.encode()).hexdigest()[:12]
         if self.kind == "code":
@@ -236,13 +237,13 @@ def _store(cells: Sequence[_Cell], result: Result) -> None:
         if cell is failed:
             break
     for output in result.outputs:
-        cell = _at(placed, output.line)
-        if cell:
-            _add(cell, output)
+        place = _at(placed, output.line)
+        if place:
+            _add(place, output)
     if result.error and failed:
         error = result.error
         failed.outputs.append(
-            nbformat.v4.new_output(
+            _V4.new_output(
                 "error",
                 ename=error.type,
                 evalue=error.message,
@@ -267,15 +268,15 @@ def _add(cell: _Cell, output: Output) -> None:
         if last and last.output_type == "stream" and last.name == name:
             last.text += text
         else:
-            cell.outputs.append(nbformat.v4.new_output("stream", name=name, text=text))
+            cell.outputs.append(_V4.new_output("stream", name=name, text=text))
         return
     data = {kind: value for kind, value in output.data.items() if _is_shown(kind)}
     if output.kind == "figure" and output.data.get("alt"):
         data.setdefault("text/plain", output.data["alt"])
     if output.line in cell.values and output.kind == "value":
-        made = nbformat.v4.new_output("execute_result", data, execution_count=cell.count or None)
+        made = _V4.new_output("execute_result", data, execution_count=cell.count or None)
     else:
-        made = nbformat.v4.new_output("display_data", data)
+        made = _V4.new_output("display_data", data)
     cell.outputs.append(made)
 
 

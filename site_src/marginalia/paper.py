@@ -229,6 +229,7 @@ def front_matter(
 
 def _meta(text: str, path: str | Path, line: int) -> dict[str, Any]:
     """The validated mapping that the YAML `text`, which starts at `line`, holds."""
+    place = line, 1
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -253,7 +254,7 @@ def _meta(text: str, path: str | Path, line: int) -> dict[str, Any]:
         place = line + len(before) - 1, len(before[-1]) + 1
         raise SourceError(path, *place, f"front matter: {error.reason}") from error
     except (yaml.YAMLError, ValueError) as error:  # a date that cannot be
-        raise SourceError(path, line, 1, f"front matter: {error}") from error
+        raise SourceError(path, *place, f"front matter: {error}") from error
     return {key: value for key, value in meta.items() if value is not None}
 
 
@@ -359,12 +360,17 @@ def _tree(source: bytes | str, path: Path) -> ast.Module:
 def _heading(markdown: str) -> str:
     """The first heading, as plain text; headings in fenced code do not count."""
     unfenced = re.sub(r"^(```+|~~~+).*?^\1", "", markdown, flags=re.MULTILINE | re.DOTALL)
-    found = re.search(
-        r"^#{1,6}[ \t]+(.+?)[ \t]*#*[ \t]*$|^(\S.*)\n(?:=+|-+)[ \t]*$", unfenced, re.MULTILINE
-    )
-    heading = (found[1] or found[2]) if found else ""
-    heading = re.sub(r"\{[:#.][^}]*\}\s*$", "", heading)
-    return re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip()
+    found = _HEADING.search(unfenced)
+    if not found:
+        return ""
+    heading = (found[1] or found[2]).rstrip()
+    closing = heading.rstrip("#")
+    heading = closing if closing.endswith((" ", "\t")) else heading
+    heading = re.sub(r"\{[:#.][^{}]*\}$", "", heading.rstrip())
+    return re.sub(r"!?\[([^\[\]]*)\]\([^()]*\)", r"\1", heading).strip()
+
+
+_HEADING = re.compile(r"^#{1,6}[ \t]+([^\s#].*)|^(\S.*)\n(?:=+|-+)[ \t]*$", re.MULTILINE)
 
 
 def _in_words(name: str) -> str:

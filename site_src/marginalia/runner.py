@@ -89,11 +89,11 @@ def _run(job: Job, stop: isolation.Stop) -> Result:
         "max_bytes": job.max_bytes,
     }
     report = isolation.run(plain, stop)
-    result = Result(False, error=_failure(job, report))
-    if report.result:
+    try:
         result = Result.from_json(json.loads(report.result))
-    elif report.end == "timeout":
-        result.seconds = float(job.timeout)
+    except (ValueError, LookupError, TypeError):  # nothing, or what the demo wrote over it
+        seconds = job.timeout if report.end == "timeout" else 0.0
+        result = Result(False, seconds=seconds, error=_failure(job, report))
     result.peak_mb = round(report.peak_mb or result.peak_mb, 1)
     return result
 
@@ -118,7 +118,8 @@ def _reason(job: Job, report: isolation.Report) -> tuple[str, str]:
         return "OutputLimit", f"what it put out takes {size}, and the limit is {limit}"
     if report.status < 0:
         number = -report.status
-        what = f"{signal.Signals(number).name} ({signal.strsignal(number)})"
+        names = {item.value: item.name for item in signal.Signals}
+        what = f"{names.get(number, number)} ({signal.strsignal(number)})"
         hint = "; perhaps memory ran out" if number == signal.SIGKILL else ""
         return "Crash", f"its process was ended by {what}{hint}"
     if report.status == worker.LOST and report.trace:

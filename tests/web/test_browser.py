@@ -1,0 +1,170 @@
+"""Six kinds of page in a real browser: nothing from another host, no error, nothing axe objects to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from built_site import BuiltSite
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PAGES = {
+    "home": "",
+    "topic": "topics/attention/",
+    "timeline": "timeline/",
+    "paper": "attention/squeeze-excitation/",
+    "companion": "companion/transformers/mha/",
+    "guide": "guides/tmux-usage/",
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; without it the tests are skipped, in CI they fail."""
+    if not Path(CHROMIUM).exists() and not shutil.which("chromium"):
+        message = f"no Chromium at {CHROMIUM}: the pages were NOT tried in a browser"
+        if os.environ.get("MARGINALIA_BROWSER") == "required":
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class _QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """A test report needs no access log."""
+
+
+@pytest.fixture(scope="module")
+def address(site: BuiltSite) -> Iterator[str]:
+    """The built site, served on this machine."""
+    handler = partial(_QuietHandler, directory=str(site.folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def watch(page: Page, address: str) -> list[str]:
+    """Block every other host and collect what goes wrong on the page."""
+    wrong: list[str] = []
+
+    def route(route: Any) -> None:
+        url = route.request.url
+        if url.startswith((address, "data:", "blob:")):
+            route.continue_()
+        else:
+            wrong.append(f"request to another host: {url}")
+            route.abort()
+
+    page.route("**/*", route)
+    page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(f"script error: {error}"))
+    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on(
+        "response",
+        lambda answer: wrong.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None,
+    )
+    return wrong
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds, a line for each rule and place."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{rule['id']}: {node['target']} {node['html'][:120]}" for rule in found for node in rule["nodes"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("kind", PAGES)
+def test_page(browser: Browser, address: str, kind: str, width: int, scheme: Any) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    wrong = watch(page, address)
+    page.goto(address + PAGES[kind], wait_until="networkidle")
+    assert page.get_attribute("body", "data-md-color-scheme") == {"light": "default", "dark": "slate"}[scheme]
+    overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    found = violations(page)
+    context.close()
+    assert wrong == []
+    assert overflow <= 0, f"the page scrolls sideways by {overflow} px"
+    assert found == [], f"{len(found)} places:\n" + "\n".join(found[:20])
+
+
+def test_no_sideways_scroll_at_360_px(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    for path in PAGES.values():
+        page.goto(address + path)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path
+    page.close()
+
+
+def test_search_finds_english_and_chinese(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    for query, wanted in (("squeeze excitation", "squeeze-excitation"), ("注意力", "attention")):
+        page.goto(address)
+        page.keyboard.press("f")
+        page.locator(".md-search__input").fill(query)
+        first = page.locator(".md-search-result__link").first
+        first.wait_for(timeout=15_000)
+        links = page.locator(".md-search-result__link").evaluate_all("all => all.map(a => a.href)")
+        assert any(wanted in link for link in links[:5]), (query, links[:5])
+    page.close()
+
+
+def test_copy_buttons_copy_what_runs(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(address + PAGES["paper"])
+    row = page.locator(".mg-row", has=page.locator(".mg-run-copy")).first
+    row.hover()
+    row.locator(".mg-run-copy").click()
+    page.wait_for_timeout(100)
+    copied = page.evaluate("navigator.clipboard.readText()")
+    context.close()
+    exec(compile(copied, "<clipboard>", "exec"), {"__name__": "clipboard"})
+    assert "class SqueezeExcite" in copied
+
+
+def test_shapes_switch_off_and_stay_off(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(address + PAGES["paper"])
+    shape = page.locator(".mg-shape").first
+    assert shape.is_visible()
+    page.locator(".mg-shapes-toggle").click()
+    assert not shape.is_visible()
+    page.reload()
+    assert not page.locator(".mg-shape").first.is_visible()
+    page.close()

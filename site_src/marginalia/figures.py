@@ -315,9 +315,11 @@ def _size(artist: Any) -> int:
     """How many points an artist draws."""
     if hasattr(artist, "get_xdata"):
         return len(artist.get_xdata(orig=False))
-    points = len(artist.get_offsets()) if hasattr(artist, "get_offsets") else 0
-    values = artist.get_array() if hasattr(artist, "get_array") else None
-    return max(points, 0 if values is None else values.size)
+    if not hasattr(artist, "get_paths"):
+        return 0
+    values = artist.get_array()
+    sizes = (len(artist.get_offsets()), len(artist.get_paths()))
+    return max(*sizes, 0 if values is None else values.size)
 
 
 # The text of the SVG
@@ -393,7 +395,7 @@ def _contents(axes: Axes) -> str:
     """What is drawn on axes that say nothing; empty for a colour bar."""
     if hasattr(axes, "_colorbar"):
         return ""
-    kinds = {"line": axes.lines, "image": axes.images, "bar": axes.patches}
+    kinds: dict[str, Any] = {"line": axes.lines, "image": axes.images, "bar": axes.patches}
     counts = [(kind, len(found)) for kind, found in kinds.items() if found]
     words = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts]
     return " and ".join(words) or "plot"

@@ -327,6 +327,7 @@ def _clean(element: Element) -> None:
         _accent(element)
     if len(element) != _ARITY.get(element.tag, len(element)):
         raise _LeftoverError("a command without its argument")
+    _bracket_tables(element)
     if len(element):
         for child in element:
             _clean(child)
@@ -336,6 +337,19 @@ def _clean(element: Element) -> None:
         _CLEANERS[element.tag](element)
     if element.tag in _ROWS:
         _join_words(element)
+
+
+def _bracket_tables(row: Element) -> None:
+    """Group a matrix with its brackets, which grow with it and with nothing else."""
+    for at in range(len(row) - 2, 0, -1):
+        before, table, after = row[at - 1 : at + 2]
+        if table.tag == "mtable" and before.tag == after.tag == "mo":
+            if "stretchy" not in before.attrib and "stretchy" not in after.attrib:
+                group = Element("mrow")
+                group.extend((before, table, after))
+                for bracket in (before, after):
+                    bracket.attrib |= {"stretchy": "true", "fence": "true"}
+                row[at - 1 : at + 2] = [group]
 
 
 def _clean_leaf(leaf: Element) -> None:
@@ -472,13 +486,26 @@ def _accent(element: Element) -> None:
     if mark.tag != "mo" or len(mark) or text not in _MARKS:
         return
     plain = not mark.attrib and "accent" not in element.attrib
-    wide = text in "―⎴⎵⏜⏝⏞⏟" or (plain and text in "^~←→↔") or (text == "ˇ" and not plain)
-    mark.attrib = {"stretchy": "true" if wide else "false"}
-    mark.text = {"^": "ˆ", "~": "˜", "―": "¯"}.get(text, text)
+    if plain and text in _WIDE:
+        mark.text, mark.attrib = _WIDE[text], {"stretchy": "true"}
+    else:
+        mark.text, mark.attrib = _NARROW.get(text, text), {"stretchy": "false"}
+        if text == "→":  # \vec
+            mark.set("mathsize", "70%")
     mark.tag = "accent"  # so that nothing takes it for an operator of the row
     element.set("accent" if element.tag == "mover" else "accentunder", "true")
 
 
+# The characters that the font draws as an accent, and those that it stretches.
+_NARROW = {"^": "ˆ", "~": "˜", "―": "¯"}
+_WIDE = {
+    **{mark: mark for mark in "⎴⎵⏜⏝⏞⏟"},
+    "^": "\u0302",
+    "―": "\u203e",
+    "→": "\u20d7",
+    "←": "\u20d6",
+    "↔": "\u20e1",
+}
 _MARKS = frozenset(html.unescape(text) for text, _ in commands.DIACRITICS.values())
 
 
@@ -533,7 +560,7 @@ def _clean_table(table: Element) -> None:
     for row in table:
         for column, cell in enumerate(row):
             side = cell.attrib.pop("columnalign", "")
-            css = [f"text-align:{side}"] if side in ("left", "right") else []
+            css = [_SIDES[side]] if side in _SIDES else []
             if pairs and side:
                 css.append("padding-right:0" if side == "right" else "padding-left:0")
                 if side == "right" and column:
@@ -546,6 +573,9 @@ def _clean_table(table: Element) -> None:
                 cell.remove(cell[0])
                 cell.set(_ATOM, "ord")  # what stands before a cell's relation is in the last cell
 
+
+# Chromium moves a formula within its cell only by its own word for it.
+_SIDES = {"left": "text-align:left", "right": "text-align:-webkit-right"}
 
 _CLEANERS: dict[str, Callable[[Element], None]] = {
     "mi": _clean_identifier,
@@ -743,8 +773,8 @@ def _width(element: Element) -> float:
 
 # The Markdown extension
 
-# A formula up to this wide fits beside the margins of a phone.
-_NARROW = 16.0
+# In em: a formula up to this wide fits beside the margins of a phone.
+_FITS = 16.0
 
 
 def _block_html(tex: str) -> str:
@@ -753,7 +783,7 @@ def _block_html(tex: str) -> str:
     except MathError as error:
         return f'<div class="mg-math">{_broken(error)}</div>'
     # What scrolls must be reachable without a mouse; what does not must not stop the tab key.
-    focus = ' tabindex="0" role="group" aria-label="Formula"' if formula.width > _NARROW else ""
+    focus = ' tabindex="0" role="group" aria-label="Formula"' if formula.width > _FITS else ""
     return f'<div class="mg-math"{focus}>{formula.html}</div>'
 
 

@@ -75,7 +75,7 @@ def _configure(settings: Settings, scratch: Path) -> Path:
     theme = {
         "name": "material",
         "font": False,
-        "features": ["content.code.copy", "navigation.top", "search.highlight"],
+        "features": ["navigation.top", "search.highlight"],
         "palette": [
             {
                 "media": f"(prefers-color-scheme: {mode})",

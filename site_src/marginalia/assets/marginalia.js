@@ -92,9 +92,28 @@
     document.addEventListener(type, () => (tip.hidden = true), { capture: true, passive: true });
   document.addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
 
+  // What Material leaves unnamed or out of reach of the keyboard, and a copy button for its code.
+  const mend = () => {
+    document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
+    document.querySelectorAll(".md-typeset__scrollwrap").forEach((table) => (table.tabIndex = 0));
+    document.querySelectorAll(".highlight pre").forEach((code) => {
+      code.tabIndex = 0;
+      if (code.parentElement.querySelector(".mg-copy-block")) return;
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Copy" });
+      button.className = "mg-copy-block";
+      button.addEventListener("click", async () => {
+        await copy(code.textContent);
+        say(button, "Copied");
+      });
+      code.before(button);
+    });
+  };
+
   const start = () => {
     document.body.append(tip);
     showShapes(stored() !== "off");
+    mend();
+    setTimeout(mend, 300); // Material wraps tables when it has started
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();

@@ -25,7 +25,7 @@ def imports_of(path: Path) -> set[str]:
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("marginalia.")}
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
-            if node.level == 1 and module or module.startswith("marginalia."):
+            if (node.level == 1 and module) or module.startswith("marginalia."):
                 found.add(module.removeprefix("marginalia.").split(".")[0])
             elif node.level == 1 or module == "marginalia":
                 found |= {alias.name for alias in node.names}

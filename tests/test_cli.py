@@ -76,9 +76,16 @@ def test_run_gives_everything_as_json(good: Path) -> None:
     assert (done.returncode, result["ok"], result["error"]) == (0, True, None)
     assert {"ok", "seconds", "device", "outputs", "shapes", "claims", "error"} <= set(result)
     claim = result["claims"][0]
-    assert (claim["left"], claim["right"], claim["ok"], claim["source"]) == ("12", "12", True, "Eq. 1")
+    assert (claim["left"], claim["right"], claim["ok"], claim["source"]) == (
+        "12",
+        "12",
+        True,
+        "Eq. 1",
+    )
     line = GOOD.strip().splitlines().index("    y = x + x") + 1
-    assert [s["shape"] for s in result["shapes"] if (s["line"], s["name"]) == (line, "y")] == [[2, 3]]
+    assert [s["shape"] for s in result["shapes"] if (s["line"], s["name"]) == (line, "y")] == [
+        [2, 3]
+    ]
 
 
 def test_run_shows_output_and_claims(good: Path) -> None:
@@ -103,8 +110,7 @@ def test_a_demo_that_hangs_is_stopped(tmp_path: Path) -> None:
     done = marginalia("run", path, "--json", "--timeout", 1)
     result = json.loads(done.stdout)
     assert done.returncode == 1
-    assert "1" in result["error"]["message"]
-    assert "second" in result["error"]["message"]
+    assert "1 s, its limit" in result["error"]["message"]
 
 
 def test_snippet_runs_alone(good: Path) -> None:
@@ -125,8 +131,12 @@ def test_snippet_of_an_unknown_symbol_names_the_near_one(good: Path) -> None:
 def test_build_makes_a_site_of_any_folder(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     write(folder / "helper.py", "SIZE = 3\n")
-    write(folder / "uses.py", "from helper import SIZE\n\ndef demo():\n    assert SIZE == 3  # here\n")
-    write(folder / "script.py", "# %% [markdown]\n# # A script\n\n# %%\nprint('hello from a cell')\n")
+    write(
+        folder / "uses.py", "from helper import SIZE\n\ndef demo():\n    assert SIZE == 3  # here\n"
+    )
+    write(
+        folder / "script.py", "# %% [markdown]\n# # A script\n\n# %%\nprint('hello from a cell')\n"
+    )
     out = tmp_path / "site"
     done = marginalia("build", folder, "-o", out, "--json")
     assert done.returncode == 0, done.stderr
@@ -149,7 +159,10 @@ def test_build_names_every_broken_module_and_writes_the_rest(tmp_path: Path) -> 
     done = marginalia("build", folder, "-o", out, "--json")
     pages = {page["source"]: page for page in json.loads(done.stdout)["pages"]}
     assert done.returncode == 1
-    assert {name for name, page in pages.items() if page["status"] == "failed"} == {"broken.py", "raises.py"}
+    assert {name for name, page in pages.items() if page["status"] == "failed"} == {
+        "broken.py",
+        "raises.py",
+    }
     assert "1:" in pages["broken.py"]["reason"]
     assert "on purpose" in pages["raises.py"]["reason"]
     assert (out / "good" / "index.html").is_file()
@@ -157,7 +170,13 @@ def test_build_names_every_broken_module_and_writes_the_rest(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["rows"], ["rows", "no/such/file.py"], ["no-such-command"], ["run", ".", "--timeout", "-1"], ["new", "onlyslug"]],
+    [
+        ["rows"],
+        ["rows", "no/such/file.py"],
+        ["no-such-command"],
+        ["run", ".", "--timeout", "-1"],
+        ["new", "onlyslug"],
+    ],
 )
 def test_wrong_use_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
     done = marginalia(*arguments, cwd=tmp_path)

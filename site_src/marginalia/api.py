@@ -79,10 +79,9 @@ def page(paper: Paper, text: str) -> str:
     ]
     options = yaml.safe_dump({"options": _OPTIONS}, sort_keys=False)
     directive = "".join(f"    {line}\n" for line in options.splitlines())
-    parts += [
-        f"::: {paper.module}.{symbol.name}\n{directive}\n[Explained beside its code]({back}#{symbol.name})"
-        for symbol in public(text)
-    ]
+    for symbol in public(text):
+        beside = f"[Explained beside its code]({back}#{symbol.name})"
+        parts.append(f"::: {paper.module}.{symbol.name}\n{directive}\n{beside}")
     return "\n\n".join(parts) + "\n"
 
 

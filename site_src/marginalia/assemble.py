@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from marginalia import api, catalog, companion, page
-from marginalia.catalog import Catalog, Check, Entry
+from marginalia.catalog import Catalog, Check
+from marginalia.collection import Entry
 from marginalia.demo import Result, has_demo
 from marginalia.errors import MarginaliaError, SourceError
 from marginalia.links import Index

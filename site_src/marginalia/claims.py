@@ -113,10 +113,8 @@ def scrubbed(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Six digits; whole numbers with thousands separators and all their digits."""
-    if value.is_integer() and 1e4 <= abs(value) < 1e15:
-        return f"{value:,.1f}"
-    return f"{value:.6g}"
+    """Six digits; whole numbers with all of theirs."""
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:,.6g}"
 
 
 def _numeric(value: Any) -> str:

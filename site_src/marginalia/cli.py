@@ -70,7 +70,9 @@ def run_options(command: _F) -> _F:
             show_default=True,
             help="Seconds that one demo may take.",
         ),
-        click.option("--shapes/--no-shapes", default=True, help="Record the shape of every tensor."),
+        click.option(
+            "--shapes/--no-shapes", default=True, help="Record the shape of every tensor."
+        ),
     ):
         command = option(command)
     return command
@@ -120,7 +122,9 @@ def run(
     ctx.exit(0 if result.ok else FAILED)
 
 
-@main.command(epilog=example("marginalia snippet papers/attention/squeeze_excitation.py se_resnet50"))
+@main.command(
+    epilog=example("marginalia snippet papers/attention/squeeze_excitation.py se_resnet50")
+)
 @source_argument
 @click.argument("symbol")
 def snippet(file: Path, symbol: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from marginalia.errors import SourceError
 from marginalia.notes import Note, Topic, load_notes, load_topics, nearest, slug
-from marginalia.paper import Paper, discover
+from marginalia.paper import Paper, discover, page_url
 from marginalia.paper import load as load_paper
 
 
@@ -100,9 +100,7 @@ class Catalog:
         Raises:
             KeyError: There is no such note or paper.
         """
-        path, _, anchor = self.names[name].source.partition("#")
-        folder = "" if path == "index.md" else f"{path.removesuffix('.md')}/"
-        return f"{folder}#{anchor}" if anchor else folder
+        return page_url(self.names[name].source)
 
     def title_of(self, name: str) -> str:
         """The title of a note or a paper.

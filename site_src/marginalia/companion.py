@@ -19,7 +19,7 @@ from pathlib import Path
 from marginalia.errors import MarginaliaError
 from marginalia.links import Index
 from marginalia.page import Context, Extras, Page, render
-from marginalia.paper import Paper, front_matter, load
+from marginalia.paper import Paper, front_matter, load, page_url
 from marginalia.rows import Row, parse, read_source, symbols
 
 # A formula or a code span may hold `[a](x)`: they are stepped over, not searched for links.
@@ -115,7 +115,9 @@ def modules(library: Library) -> list[Module]:
     Raises:
         SourceError: A file does not parse.
     """
-    files = sorted(library.folder.rglob("*.py"), key=lambda p: (p.parent.parts, p.stem != "__init__", p))
+    files = sorted(
+        library.folder.rglob("*.py"), key=lambda p: (p.parent.parts, p.stem != "__init__", p)
+    )
     return [_module(library, path) for path in files]
 
 
@@ -189,7 +191,9 @@ def _target(module: Module, link: str, known: Mapping[str, Module]) -> tuple[str
 def _page(path: str, known: Mapping[str, Module]) -> str:
     """The page that a path of the library's own site stands for, "" when there is none."""
     stem = re.sub(r"(/?__init__)?\.(html|py)$", "", path)
-    return next((p for p in (f"{stem}.md", posixpath.normpath(f"{stem}/index.md")) if p in known), "")
+    return next(
+        (p for p in (f"{stem}.md", posixpath.normpath(f"{stem}/index.md")) if p in known), ""
+    )
 
 
 def _picture(library: Library, module: Module, alt: str, source: str) -> str:
@@ -239,8 +243,7 @@ class Companion:
 
     def url_of(self, module: Module) -> str:
         """The address of a module's page, from the site's root."""
-        path = posixpath.splitext(self.source_of(module))[0]
-        return re.sub(r"/index$", "", path) + "/"
+        return page_url(self.source_of(module))
 
     def about(self, arxiv: str, limit: int = 4) -> list[tuple[str, str]]:
         """Title and source file of the modules that are about a paper."""
@@ -272,10 +275,14 @@ class Companion:
             meta={},
         )
         inner = "" if module.page != "index.md" else self._contents()
+        above = [self._origin(module), self._ours(module, ours), inner]
         extras = Extras(
             crumbs=tuple(self._crumbs(module)),
-            before_rows="\n\n".join(filter(None, [self._origin(module), self._ours(module, ours), inner])),
-            meta={"search": {"boost": 0.2}, "description": f"{module.name}, annotated by its authors"},
+            before_rows="\n\n".join(filter(None, above)),
+            meta={
+                "search": {"boost": 0.2},
+                "description": f"{module.name}, annotated by its authors",
+            },
         )
         context = Context(index=index, address=address, snippets=False)
         return render(paper, module.text, rows, None, context, extras)
@@ -325,4 +332,3 @@ def labml(index: Index, folder: str = "companion") -> Companion:
     repository = "https://github.com/labmlai/annotated_deep_learning_paper_implementations"
     library = find("labml_nn", "https://nn.labml.ai/", repository)
     return Companion(library, folder, index)
-

@@ -130,7 +130,7 @@ def run(path: Path, *, root: Path, shapes: bool = True, seed: int = 0) -> Result
         tree = ast.parse(text.removeprefix("\ufeff"), str(path))
     except SourceError as error:
         return Result(False, error=_at_place("SyntaxError", error.reason, error.line, ""))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, OSError) as error:
         return Result(False, error=_failure(error, str(path)))
     if not has_demo(text):
         return Result(True)

@@ -19,7 +19,7 @@ class SourceError(MarginaliaError):
         reason: What is wrong, without the place.
     """
 
-    def __init__(self, path: str | Path, line: int, column: int, reason: str):
+    def __init__(self, path: str | Path, line: int, column: int, reason: str) -> None:
         super().__init__(f"{path}:{line}:{column}: {reason}")
         self.path = str(path)
         self.line = line

@@ -323,11 +323,11 @@ def _mend(math: Element, style: Style) -> None:
 
 def _clean(element: Element) -> None:
     """Make MathML Core of an element and of what is in it."""
+    _bracket_tables(element)
     if element.tag in ("mover", "munder") and len(element) == 2:
         _accent(element)
     if len(element) != _ARITY.get(element.tag, len(element)):
         raise _LeftoverError("a command without its argument")
-    _bracket_tables(element)
     if len(element):
         for child in element:
             _clean(child)
@@ -341,15 +341,19 @@ def _clean(element: Element) -> None:
 
 def _bracket_tables(row: Element) -> None:
     """Group a matrix with its brackets, which grow with it and with nothing else."""
-    for at in range(len(row) - 2, 0, -1):
-        before, table, after = row[at - 1 : at + 2]
-        if table.tag == "mtable" and before.tag == after.tag == "mo":
-            if "stretchy" not in before.attrib and "stretchy" not in after.attrib:
-                group = Element("mrow")
-                group.extend((before, table, after))
-                for bracket in (before, after):
-                    bracket.attrib |= {"stretchy": "true", "fence": "true"}
-                row[at - 1 : at + 2] = [group]
+    for at, table in reversed(list(enumerate(row))):
+        around = [row[at - 1], row[at + 1]] if 0 < at < len(row) - 1 else []
+        if table.tag == "mtable" and around and all(map(_is_bracket, around)):
+            group = Element("mrow")
+            group.extend((around[0], table, around[1]))
+            for bracket in around:
+                bracket.attrib |= {"stretchy": "true", "fence": "true"}
+            row[at - 1 : at + 2] = [group]
+
+
+def _is_bracket(element: Element) -> bool:
+    """Whether latex2mathml put this beside a matrix; the brackets of a formula do not stretch."""
+    return element.tag == "mo" and "stretchy" not in element.attrib and bool(element.text)
 
 
 def _clean_leaf(leaf: Element) -> None:
@@ -412,6 +416,8 @@ def _clean_identifier(mi: Element) -> None:
         mi.tag = "mrow"
     elif text in _FUNCTIONS:
         mi.set(_ATOM, "op")
+    elif text and not text.strip("′″‴⁗"):
+        _clean_prime(mi, text)
     elif len(text) == 1:
         if _atom_of(text) != "ord" or text in _STAYS_OPERATOR:
             mi.tag = "mo"
@@ -421,6 +427,12 @@ def _clean_identifier(mi: Element) -> None:
             "CAPITAL" in (name := unicodedata.name(text, "")) and name.startswith("GREEK")
         ) or text == "∇":
             mi.set("mathvariant", "normal")
+
+
+def _clean_prime(mi: Element, text: str) -> None:
+    """The font's prime is small and raised already, and so a superscript twice over."""
+    mi.tag, mi.text, mi.attrib = "mpadded", None, {"voffset": "-.5em"}
+    ElementTree.SubElement(mi, "mo", {"mathsize": "140%"}).text = text
 
 
 def _clean_operator(mo: Element) -> None:
@@ -486,26 +498,19 @@ def _accent(element: Element) -> None:
     if mark.tag != "mo" or len(mark) or text not in _MARKS:
         return
     plain = not mark.attrib and "accent" not in element.attrib
-    if plain and text in _WIDE:
-        mark.text, mark.attrib = _WIDE[text], {"stretchy": "true"}
-    else:
-        mark.text, mark.attrib = _NARROW.get(text, text), {"stretchy": "false"}
-        if text == "→":  # \vec
-            mark.set("mathsize", "70%")
+    wide = plain and text in _WIDE
+    mark.text = (_WIDE if wide else _NARROW).get(text, text)
+    mark.attrib = {"stretchy": "true" if wide else "false"}
     mark.tag = "accent"  # so that nothing takes it for an operator of the row
-    element.set("accent" if element.tag == "mover" else "accentunder", "true")
+    element.set(_ATOM, "ord")
+    if text not in _SMALL:
+        element.set("accent" if element.tag == "mover" else "accentunder", "true")
 
 
-# The characters that the font draws as an accent, and those that it stretches.
+# What the font has for an accent that stays as it is, and for one that grows with its base.
 _NARROW = {"^": "ˆ", "~": "˜", "―": "¯"}
-_WIDE = {
-    **{mark: mark for mark in "⎴⎵⏜⏝⏞⏟"},
-    "^": "\u0302",
-    "―": "\u203e",
-    "→": "\u20d7",
-    "←": "\u20d6",
-    "↔": "\u20e1",
-}
+_WIDE = {"^": "\u0302", "―": "\u203e", **{mark: mark for mark in "→←↔⎴⎵⏜⏝⏞⏟"}}
+_SMALL = frozenset("→←↔⎴⎵⏜⏝⏞⏟")  # these are set in the size of scripts
 _MARKS = frozenset(html.unescape(text) for text, _ in commands.DIACRITICS.values())
 
 
@@ -672,7 +677,7 @@ def _sides(element: Element) -> tuple[Atom, Atom]:
     if element.tag == "mo":
         atom = _atom_of(element.text or "")
         return atom, atom
-    if element.tag in _SCRIPTS and "accent" not in element.attrib:
+    if element.tag in _SCRIPTS:
         return _sides(element[0])
     if element.tag == "mrow" and len(element) and element[0].get("fence") == "true":
         return "open", "close"
@@ -732,7 +737,7 @@ def _core(element: Element) -> Element | None:
     """The operator whose space is that of the whole element."""
     if element.tag == "mo":
         return element
-    if element.tag in _SCRIPTS and "accent" not in element.attrib:
+    if element.tag in _SCRIPTS and _ATOM not in element.attrib:
         return _core(element[0])
     return None
 

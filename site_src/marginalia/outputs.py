@@ -67,7 +67,9 @@ def values(claim: Claim) -> str:
     else:
         sides = f"{left} {operator} {right}"
     times = f"checked {claim.times:,} times" if claim.times > 1 else ""
-    asides = [f'<span class="mg-aside">{escape(part)}</span>' for part in (claim.note, times) if part]
+    asides = [
+        f'<span class="mg-aside">{escape(part)}</span>' for part in (claim.note, times) if part
+    ]
     return ", ".join([f'<span class="mg-values">{sides}</span>', *asides])
 
 
@@ -141,8 +143,8 @@ def _details(shape: Shape, letters: tuple[str, ...], *, alone: bool) -> str:
 def failure_html(failure: Failure) -> str:
     """A short traceback: the page's own frames, then what was raised."""
     frames = "".join(
-        f'<li>line <a href="#L{f["line"]}">{f["line"]}</a> in <code>{escape(f["function"])}</code>: '
-        f"<code>{escape(f['text'])}</code></li>"
+        f'<li>line <a href="#L{f["line"]}">{f["line"]}</a> in '
+        f"<code>{escape(f['function'])}</code>: <code>{escape(f['text'])}</code></li>"
         for f in failure.frames
     )
     trace = f"<ol>{frames}</ol>" if frames else ""
@@ -155,11 +157,14 @@ def _figure(output: Output, save: SaveFile) -> str:
     for scheme, mime in (("light", "image/svg+xml"), ("dark", "image/svg+xml;dark")):
         svg = output.data[mime]
         address = save(f"figure-{scheme}.svg", svg.encode())
-        size = {side: round(float(n) * (1 if unit == "px" else _POINT)) for side, n, unit in _sizes(svg)}
+        size = {
+            side: round(float(n) * (1 if unit == "px" else _POINT)) for side, n, unit in _sizes(svg)
+        }
         attributes = "".join(f' {side}="{pixels}"' for side, pixels in size.items())
         alt = escape(output.data.get("alt", "Figure"))
         pictures.append(
-            f'<img class="mg-{scheme}" src="{escape(address)}" alt="{alt}"{attributes} loading="lazy">'
+            f'<img class="mg-{scheme}" src="{escape(address)}" alt="{alt}"{attributes} '
+            'loading="lazy">'
         )
     return f'<div class="mg-out mg-figure">{"".join(pictures)}</div>'
 
@@ -179,7 +184,8 @@ def _value(output: Output) -> str:
     mime = next((kind for kind in _RICHEST if kind in output.data), "text/plain")
     content = output.data.get(mime, "")
     if mime in ("text/html", "image/svg+xml"):
-        return f'<div class="mg-out mg-rich" tabindex="0" role="region" aria-label="Value">{content}</div>'
+        frame = '<div class="mg-out mg-rich" tabindex="0" role="region" aria-label="Value">'
+        return f"{frame}{content}</div>"
     if mime.startswith("image/"):
         alt = escape(output.data.get("text/plain", "Picture"))
         return f'<div class="mg-out"><img src="data:{mime};base64,{content}" alt="{alt}"></div>'

@@ -10,7 +10,7 @@ import json
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -25,7 +25,7 @@ from marginalia.letters import letters
 from marginalia.links import Index, Link
 from marginalia.notebook import notebook
 from marginalia.outputs import claim_html, failure_html, output_html, shapes_html, values
-from marginalia.paper import Paper
+from marginalia.paper import Paper, page_url
 from marginalia.prose import Headings, sections
 from marginalia.rows import Row, Symbol, symbols
 from marginalia.snippet import runnable
@@ -173,7 +173,9 @@ class _Renderer:
         facts = [
             ", ".join(map(escape, paper.authors)),
             " ".join(filter(None, [escape(paper.venue), str(paper.year or "")])),
-            _outside(f"https://arxiv.org/abs/{paper.arxiv}", f"arXiv {paper.arxiv}") if paper.arxiv else "",
+            _outside(f"https://arxiv.org/abs/{paper.arxiv}", f"arXiv {paper.arxiv}")
+            if paper.arxiv
+            else "",
             _outside(paper.code, "official code") if paper.code else "",
         ]
         if self.context.snippets:
@@ -331,12 +333,14 @@ class _Renderer:
     def _table(self) -> str:
         if not self.claims:
             return ""
+        columns = ("Claim", "Measured here", "Source", "Line")
+        head = "".join(f'<th scope="col">{column}</th>' for column in columns)
         body = "".join(self._claim_row(claim) for claim in self.claims)
         return (
             "## What was checked when this page was built {#checked}\n\n"
             '<div class="mg-table" tabindex="0" role="region" aria-label="Checked claims">'
-            '<table class="mg-claims"><thead><tr><th scope="col">Claim</th><th scope="col">Measured here</th>'
-            f'<th scope="col">Source</th><th scope="col">Line</th></tr></thead><tbody>{body}</tbody></table></div>'
+            f'<table class="mg-claims"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
         )
 
     def _claim_row(self, claim: Claim) -> str:
@@ -364,9 +368,7 @@ class _Renderer:
 
     def _to(self, source: str) -> str:
         """The address of a Markdown file of the site, for raw HTML."""
-        path, _, anchor = source.partition("#")
-        url = posixpath.join(posixpath.dirname(path), "") if path.endswith("index.md") else f"{path[:-3]}/"
-        return self.context.address(f"{url}#{anchor}" if anchor else url)
+        return self.context.address(page_url(source))
 
     def _markdown_link(self, source: str) -> str:
         return posixpath.relpath(source, posixpath.dirname(self.paper.src_uri) or ".")

@@ -11,6 +11,7 @@ import difflib
 import inspect
 import json
 import os
+import posixpath
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -198,6 +199,21 @@ _KEYS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "timeout": ("a number of seconds", _is_number),
     "date": ("a date such as 2026-11-22", _is_date),
 }
+
+
+def page_url(source: str) -> str:
+    """The folder of the site that a Markdown file becomes.
+
+    Args:
+        source: Relative to the site's Markdown, with an anchor if it has one: `topics/index.md#x`.
+
+    Returns:
+        Relative to the site's root, with the anchor: `topics/#x`.
+    """
+    path, mark, anchor = source.partition("#")
+    folder, name = posixpath.split(path.removesuffix(".md"))
+    url = posixpath.join(folder, "" if name == "index" else name, "")
+    return url.lstrip("/") + mark + anchor
 
 
 def front_matter(

@@ -12,7 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import Abort, PluginError
 from mkdocs.livereload import LiveReloadServer
 from mkdocs.plugins import BasePlugin
-from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.files import File, Files
 
 from marginalia.assemble import DEFAULT_TIMEOUT, Options, Report, assemble, default_workers
 from marginalia.errors import MarginaliaError
@@ -77,7 +77,9 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
         for name, settings in _EXTENSION_SETTINGS.items():
             config.mdx_configs.setdefault(name, settings)
         config.extra_css += [f"{_ASSETS}/{p.name}" for p in sorted(_HERE.glob("assets/*.css"))]
-        config.extra_javascript += [f"{_ASSETS}/{p.name}" for p in sorted(_HERE.glob("assets/*.js"))]
+        config.extra_javascript += [
+            f"{_ASSETS}/{p.name}" for p in sorted(_HERE.glob("assets/*.js"))
+        ]
         return config
 
     def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
@@ -89,8 +91,11 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
             raise PluginError(str(error)) from error
         self.report = site.report
         for link in site.dangling:
-            log.debug("the companion's %s links to %s, which does not exist", link.module, link.target)
-        for uri, content in (*site.pages.items(), *site.files.items()):
+            log.debug(
+                "the companion's %s links to %s, which does not exist", link.module, link.target
+            )
+        made: dict[str, str | bytes] = {**site.pages, **site.files}
+        for uri, content in made.items():
             if files.get_file_from_path(uri) is None:
                 files.append(File.generated(config, uri, content=content))
         for path in sorted((_HERE / "assets").rglob("*")):

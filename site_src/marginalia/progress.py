@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -24,7 +25,7 @@ def reporter(log: logging.Logger) -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield lambda ran, done, total: log.info("[%d/%d] %s", done, total, _line(ran))
         return
-    bar = click.progressbar(
+    bar: Any = click.progressbar(
         length=0,
         label="Demos",
         show_pos=True,

@@ -10,7 +10,8 @@ from griffe import Docstring, DocstringSection, DocstringSectionKind, Parser
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 _SECTION = re.compile(
-    r"^(Args|Arguments|Params|Parameters|Returns|Raises|Yields|Attributes|Examples?|Notes?):\s*$", re.M
+    r"^(Args|Arguments|Params|Parameters|Returns|Raises|Yields|Attributes|Examples?|Notes?):\s*$",
+    re.M,
 )
 
 

@@ -157,8 +157,9 @@ def _parts(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, Kind]]
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
     """The items of a builtin container, with how each is written behind its name."""
     if isinstance(value, tuple):
-        fields = getattr(value, "_fields", ())
-        names = [f".{field}" for field in fields] or (f"[{i}]" for i in count())
+        # Named tuples say their names, and so do torch's, as in `x.max(0).values`
+        fields = getattr(value, "_fields", None) or getattr(value, "__match_args__", ())
+        names = [f".{name}" for name in fields] or (f"[{i}]" for i in count())
         yield from zip(names, tuple.__iter__(value), strict=False)
     elif type(value) is list:
         yield from ((f"[{i}]", item) for i, item in enumerate(value))

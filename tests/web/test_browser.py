@@ -1,4 +1,4 @@
-"""Six kinds of page in a real browser: nothing from another host, no error, nothing axe objects to."""
+"""Six kinds of page in a real browser: no other host, no error, nothing axe objects to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from built_site import BuiltSite
 
 if TYPE_CHECKING:
@@ -90,7 +89,9 @@ def watch(page: Page, address: str) -> list[str]:
     page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
     page.on(
         "response",
-        lambda answer: wrong.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None,
+        lambda answer: (
+            wrong.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None
+        ),
     )
     return wrong
 
@@ -100,7 +101,11 @@ def violations(page: Page) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]
-    return [f"{rule['id']}: {node['target']} {node['html'][:120]}" for rule in found for node in rule["nodes"]]
+    return [
+        f"{rule['id']}: {node['target']} {node['html'][:120]}"
+        for rule in found
+        for node in rule["nodes"]
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -113,7 +118,10 @@ def test_page(browser: Browser, address: str, kind: str, width: int, scheme: Any
     page = context.new_page()
     wrong = watch(page, address)
     page.goto(address + PAGES[kind], wait_until="networkidle")
-    assert page.get_attribute("body", "data-md-color-scheme") == {"light": "default", "dark": "slate"}[scheme]
+    assert (
+        page.get_attribute("body", "data-md-color-scheme")
+        == {"light": "default", "dark": "slate"}[scheme]
+    )
     overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     found = violations(page)
     context.close()

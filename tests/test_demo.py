@@ -756,6 +756,22 @@ def test_heavy_figures_become_pictures(page: Page) -> None:
         assert len(output.data["image/svg+xml"]) < 250_000
 
 
+def test_asking_for_a_module_is_not_importing_it(page: Page) -> None:
+    source = """
+        import importlib.util, sys
+        assert importlib.util.find_spec("IPython.core.display_functions")
+        loaded = "IPython.core.display_functions" in sys.modules
+    """
+    demo = """
+        print(loaded)
+        from IPython.core.display_functions import display as show
+        show(3)
+    """
+    ran = page(source, demo=demo)
+    assert ran.shown() == [("print(loaded)", "False\n")]
+    assert ran.shown("value") == [("show(3)", "3")]
+
+
 def test_the_style_does_not_depend_on_where_it_runs(page: Page) -> None:
     demo = """
         print(plt.get_backend().lower(), plt.rcParams["axes.spines.top"])
@@ -868,6 +884,25 @@ def test_every_binding_shows_its_tensor(page: Page) -> None:
     assert kinds["self.cache"] == "tensor"
     assert not {"self", "declared", "nothing", "SCALE"} & set(kinds)
     assert ran.shapes("best.values") == [[2]]
+
+
+def test_modules_show_their_weights_where_they_are_made(page: Page) -> None:
+    source = """
+        import torch
+        from torch import nn
+        def make(layer):
+            return layer
+    """
+    demo = """
+        made = make(nn.Linear(2, 3))
+        for used in [made]:
+            x = used(torch.ones(1, 2))
+        relu = nn.ReLU()
+        pair, other = made, [made, x]
+    """
+    ran = page(source, demo=demo)
+    names = [shape.name for shape in ran.result.shapes]
+    assert names == ["made.weight", "made.bias", "x", "pair.weight", "pair.bias", "other[1]"]
 
 
 def test_ranges_and_serials(page: Page) -> None:

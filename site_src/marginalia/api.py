@@ -13,10 +13,9 @@ FOLDER = "reference"
 INDEX = f"{FOLDER}/index.md"
 
 # What mkdocstrings shows of a class or function: the annotated page has the source.
-_OPTIONS = {
+_OPTIONS: dict[str, object] = {
     "heading_level": 2,
     "members_order": "source",
-    "filters": ["!^_"],
     "show_root_heading": True,
     "show_root_full_path": False,
     "show_source": False,
@@ -77,12 +76,23 @@ def page(paper: Paper, text: str) -> str:
         f"The explanation, the measured shapes and the checked claims are on the "
         f"[annotated page]({back}).",
     ]
-    options = yaml.safe_dump({"options": _OPTIONS}, sort_keys=False)
-    directive = "".join(f"    {line}\n" for line in options.splitlines())
     for symbol in public(text):
         beside = f"[Explained beside its code]({back}#{symbol.name})"
+        directive = _directive(_OPTIONS | {"members": _methods(text, symbol)})
         parts.append(f"::: {paper.module}.{symbol.name}\n{directive}\n{beside}")
     return "\n\n".join(parts) + "\n"
+
+
+def _directive(options: dict[str, object]) -> str:
+    lines = yaml.safe_dump({"options": options}, sort_keys=False).splitlines()
+    return "".join(f"    {line}\n" for line in lines)
+
+
+def _methods(text: str, symbol: Symbol) -> list[str]:
+    """The public methods of a class; attributes are explained where they are made."""
+    inside = [s for s in symbols(text) if s.name.rpartition(".")[0] == symbol.name]
+    names = [s.name.rpartition(".")[2] for s in inside if s.kind == "function"]
+    return [name for name in names if not name.startswith("_")]
 
 
 def index(papers: list[tuple[Paper, str]]) -> str:

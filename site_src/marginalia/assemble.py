@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from marginalia.runner import Job, Ran, run_all
 from marginalia.store import Store
 
 DEFAULT_TIMEOUT = 60.0
+MAX_STORE = 2_000_000_000  # bytes of finished demos; those used longest ago go first
 
 Progress = Callable[[Ran, int, int], None]
 Status = Literal["ran", "cached", "failed", "static"]
@@ -200,6 +202,7 @@ class _Assembly:
         ran = run_all(
             jobs, store=store, workers=options.workers, executor=executor, progress=progress
         )
+        store.prune(MAX_STORE)
         by_path = {one.job.path: one for one in ran}
         for module in self.modules:
             one = by_path.get(module.paper.path)
@@ -326,8 +329,11 @@ def _check(ran: Ran) -> Check:
 
 
 def _ran(result: Result) -> str:
+    if not result.ok:
+        return ""
     device = "CPU" if result.device == "cpu" else result.device.removeprefix("cuda: ")
-    return f"ran in {result.seconds:.1f} s on {device}" if result.ok else ""
+    day = date.fromisoformat(result.date)
+    return f"ran in {result.seconds:.1f} s on {device}, {day.day} {day:%B %Y}"
 
 
 def _companion_section(paper: Paper, related: list[tuple[str, str]]) -> str:
@@ -341,4 +347,4 @@ def _companion_section(paper: Paper, related: list[tuple[str, str]]) -> str:
 
 
 def _near(entry: Entry) -> tuple[str, str]:
-    return entry.short or entry.title, entry.source
+    return entry.short or entry.title.partition(":")[0], entry.source

@@ -483,19 +483,24 @@ class _Watcher(importlib.abc.MetaPathFinder):
     def __init__(self, name: str, callback: Callable[[types.ModuleType], None]) -> None:
         self._name = name
         self._callback = callback
+        self._asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self._name:
+        if fullname != self._name or self._asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking = False
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def exec_module(module: types.ModuleType) -> None:
                 load(module)
+                sys.meta_path.remove(self)
                 self._callback(module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]

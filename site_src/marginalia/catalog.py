@@ -301,6 +301,10 @@ class _Writer:
         return '<span class="mg-badge">annotated</span>'
 
     def _topic_list(self, page: str, *, level: int = 2, with_about: bool = False) -> str:
+        topics = self._topic_lines(page, level=level, with_about=with_about)
+        return topics if with_about else _div("mg-topics", topics)
+
+    def _topic_lines(self, page: str, *, level: int, with_about: bool) -> str:
         parts: list[str] = []
         group = None
         for topic in self.catalog.topics.values():

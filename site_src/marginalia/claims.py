@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -157,7 +158,7 @@ def _end(value: float, dtype: str) -> str:
     return f"{int(value):,}" if "int" in dtype else _number(value)
 
 
-def _container(value: Any, most: int = 8) -> str:
+def _container(value: Any, most: int = 12) -> str:
     left, right = "[]" if isinstance(value, list) else "()" if isinstance(value, tuple) else "{}"
     if isinstance(value, dict):
         items = [f"{_summary(k)}: {_summary(v)}" for k, v in islice(value.items(), most)]
@@ -344,7 +345,7 @@ class Claims:
 
     def found(self) -> list[Claim]:
         """The claims that were checked, in order of lines."""
-        checked = [kept.claim for kept in self._kept if kept.claim.times]
+        checked = [kept.finished() for kept in self._kept if kept.claim.times]
         return sorted(checked, key=lambda claim: claim.line)
 
     def add(self, statement: ast.expr | ast.stmt, condition: ast.expr) -> int:
@@ -365,15 +366,13 @@ class Claims:
         return value
 
     def _check(self, number: int, result: Any) -> bool:
-        kept, values = self._kept[number], self._values.pop(number, {})
+        values = self._values.pop(number, {})
         ok = bool(result)
-        shown = {slot: summary(value) for slot, value in values.items()}
-        left, operator, right = _sides(kept.condition, shown)
-        kept.ended(ok, left, operator, right)
+        self._kept[number].ended(ok, values)
         return ok
 
     def _message(self, number: int) -> str:
-        claim = self._kept[number].claim
+        claim = self._kept[number].finished()
         values = f"left {claim.left}, right {claim.right}" if claim.right else f"it is {claim.left}"
         return f"{claim.text}: {values}"
 
@@ -383,32 +382,37 @@ class Claims:
         sides = _arguments(args, kwargs)
         if not operator or sides is None:
             return function(*args, **kwargs)
-        kept, (left, right) = self._kept[number], sides
+        kept, values = self._kept[number], dict(enumerate(sides))
+        kept.condition = _Chain((operator,), (_Operand(0), _Operand(1)))
+        ok = False
         try:
             result = function(*args, **kwargs)
-        except AssertionError:
-            kept.ended(False, summary(left), operator, summary(right))
-            kept.differs(left, right)
-            raise
-        kept.ended(True, summary(left), operator, summary(right))
-        kept.differs(left, right)
+            ok = True
+        finally:
+            if ok or isinstance(sys.exception(), AssertionError):
+                kept.ended(ok, values)
+                kept.differs(*sides)
         return result
 
 
 @dataclass(slots=True)
 class _Kept:
-    """A claim while the demo runs."""
+    """A claim while the demo runs: plain numbers stay as they are until somebody reads them."""
 
     claim: Claim
     condition: _Condition = field(default_factory=lambda: _Operand(0))
+    values: dict[int, Any] = field(default_factory=dict)
     difference: float | None = None
 
-    def ended(self, ok: bool, left: str, operator: str, right: str) -> None:
+    def ended(self, ok: bool, values: Mapping[int, Any]) -> None:
         """Count one check; the values of a failure stay."""
-        claim = self.claim
-        claim.times += 1
-        if claim.ok:
-            claim.ok, claim.left, claim.operator, claim.right = ok, left, operator, right
+        self.claim.times += 1
+        if self.claim.ok:
+            self.claim.ok = ok
+            self.values = {
+                slot: value if type(value) in _PLAIN else _Text(summary(value))
+                for slot, value in values.items()
+            }
 
     def differs(self, left: Any, right: Any) -> None:
         """Note the largest difference so far."""
@@ -416,6 +420,23 @@ class _Kept:
         if difference is not None:
             self.difference = max(difference, self.difference or 0.0)
             self.claim.note = f"largest difference {self.difference:.2g}"
+
+    def finished(self) -> Claim:
+        """The claim with its values in words."""
+        shown = {
+            slot: value if isinstance(value, _Text) else summary(value)
+            for slot, value in self.values.items()
+        }
+        claim = self.claim
+        claim.left, claim.operator, claim.right = _sides(self.condition, shown)
+        return claim
+
+
+class _Text(str):
+    """A value in words already."""
+
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def _checks(function: Any) -> str:

@@ -73,7 +73,5 @@ def _linked(kind: _TokenType, value: str, link: Link, address: str) -> str:
 def _span(kind: _TokenType, value: str) -> str:
     if kind in _PLAIN:
         return escape(value, quote=False)
-    while kind not in STANDARD_TYPES:
-        kind = kind.parent
-    name = STANDARD_TYPES[kind]
+    name = [STANDARD_TYPES[part] for part in kind.split() if part in STANDARD_TYPES][-1]
     return f'<span class="{name}">{escape(value, quote=False)}</span>' if name else escape(value)

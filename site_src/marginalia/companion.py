@@ -270,7 +270,7 @@ class Companion:
             path=module.path,
             module=module.name,
             url=self.url_of(module),
-            title=module.title,
+            title="Companion library" if module.page == "index.md" else module.title,
             summary=front_matter(front, module.path)[1],
             meta={},
         )

@@ -17,9 +17,11 @@ import sys
 import time
 import traceback
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from marginalia.capture import Capture, Marks, Output
 from marginalia.claims import Claim, Claims, claim_source
 from marginalia.errors import SourceError
 from marginalia.figures import Figures
-from marginalia.rewrite import demo_of, install
+from marginalia.rewrite import demo_of, install, prologue
 from marginalia.rows import is_script, read_source, split_lines
 from marginalia.trace import Shape, Trace
 
@@ -68,6 +70,7 @@ class Result:
         error: Why it did not get to its end.
         dependencies: Local files that were imported or read, with their SHA-256.
         peak_mb: Peak memory of the process.
+        date: The day of the run, ISO, UTC; that of `SOURCE_DATE_EPOCH` where it is set.
     """
 
     ok: bool
@@ -79,6 +82,7 @@ class Result:
     error: Failure | None = None
     dependencies: dict[str, str] = field(default_factory=dict)
     peak_mb: float = 0.0
+    date: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, with the field names as keys."""
@@ -106,10 +110,16 @@ def has_demo(text: str) -> bool:
         text: The source; one that does not parse has none.
     """
     try:
-        tree = ast.parse(text.removeprefix("\ufeff"))
+        tree = _parsed(text)
     except (SyntaxError, ValueError):
         return False
     return demo_of(tree) is not None or is_script(text)
+
+
+def _parsed(text: str, filename: str = "<source>") -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an invalid escape is the author's affair
+        return ast.parse(text.removeprefix("\ufeff"), filename)
 
 
 def run(path: Path, *, root: Path, shapes: bool = True, seed: int = 0) -> Result:
@@ -127,7 +137,7 @@ def run(path: Path, *, root: Path, shapes: bool = True, seed: int = 0) -> Result
     path, root = Path(path).absolute(), Path(root).absolute()
     try:
         text = read_source(path)
-        tree = ast.parse(text.removeprefix("\ufeff"), str(path))
+        tree = _parsed(text, str(path))
     except SourceError as error:
         return Result(False, error=_at_place("SyntaxError", error.reason, error.line, ""))
     except (SyntaxError, ValueError, OSError) as error:
@@ -155,6 +165,7 @@ class _Run:
         self._files = _Files(root)
         self._seconds = 0.0
         self._tree = tree
+        self._first_line = next((node.lineno for node in tree.body[prologue(tree.body) :]), 1)
 
     def result(self) -> Result:
         """Run it, and gather what the parts have seen."""
@@ -179,6 +190,7 @@ class _Run:
             error=error,
             dependencies=self._files.hashes(self._path),
             peak_mb=_peak_mb(),
+            date=_today(),
         )
 
     def _prepare(self) -> None:
@@ -201,6 +213,7 @@ class _Run:
         """Import the page, then call its demo."""
         code = self._compile()
         self._files.watch()
+        self._capture.line = self._first_line
         module = self._module()
         _set_seeds(self._seed)
         if self._script:
@@ -222,8 +235,10 @@ class _Run:
             self._trace.rewrite(self._tree)
             hooks |= self._trace.hooks()
         install(hooks)
-        tree = ast.fix_missing_locations(self._tree)
-        return compile(tree, str(self._path), "exec", dont_inherit=True, optimize=0)
+        tree, filename = ast.fix_missing_locations(self._tree), str(self._path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return compile(tree, filename, "exec", dont_inherit=True, optimize=0)
 
     def _module(self) -> types.ModuleType:
         """The page as a module, known to Python but still empty.
@@ -325,6 +340,11 @@ def _import_parents(name: str, folder: Path) -> None:
 # What it depends on
 
 
+def _today() -> str:
+    seconds = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+
+
 class _Files:
     """The local files that a run imports or reads.
 
@@ -359,7 +379,9 @@ class _Files:
             if name != "__main__" and isinstance(file := getattr(module, "__file__", None), str)
         }
         found = {}
-        for name in sorted((imported | self._read) - self._written):
+        inside = str(self._root) + os.sep  # most names are not: a Path for each would take 50 ms
+        named = (n for n in (imported | self._read) - self._written if n.startswith(inside))
+        for name in sorted(named):
             local = self._local(Path(name))
             if local and Path(name) != page:
                 with suppress(OSError):

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from marginalia.errors import SourceError
-from marginalia.rows import code_text, read_source
+from marginalia.rows import code_text, is_script, read_source
 
 FORMAT = 1  # of what is kept under a key
 CAPTURE = "worker"  # the module of ours whose imports are the capture code
@@ -305,7 +305,8 @@ def _read(text: str, content: str) -> _Facts:
             tree = ast.parse(text.removeprefix("\ufeff"))
     except (SourceError, SyntaxError, ValueError, RecursionError):
         return _Facts(content)  # its run will say what is wrong with it
-    return _Facts(_digest(code), numbers, tuple(dict.fromkeys(_imports(tree))))
+    kind = "script" if is_script(text) else "module"  # a marker is no code, yet what runs hangs on it
+    return _Facts(_digest(f"{kind}\n{code}"), numbers, tuple(dict.fromkeys(_imports(tree))))
 
 
 def _imports(tree: ast.Module) -> Iterator[_Import]:

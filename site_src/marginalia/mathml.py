@@ -28,9 +28,7 @@ from markdown.util import AtomicString  # type: ignore[import-untyped]
 from pymdownx.arithmatex import (  # type: ignore[import-untyped]
     RE_BRACKET_BLOCK,
     RE_BRACKET_INLINE,
-    RE_DOLLAR_BLOCK,
     RE_SMART_DOLLAR_INLINE,
-    RE_TEX_BLOCK,
     ArithmatexExtension,
     BlockArithmatexProcessor,
     InlineArithmatexPattern,
@@ -151,6 +149,7 @@ def _prepare(tex: str) -> str:
     tex = re.sub(r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]", r"\\\\", tex)
     tex = re.sub(r"\\(?:nonumber|notag)\b|\\label\s*\{[^}]*\}", "", tex)
     tex = re.sub(r"\\(?:math)?colon(?:eq(?:q)?|equals)\b", r"\\coloneqq ", tex)
+    tex = re.sub(r"\\arg(?![a-zA-Z])", r"\\operatorname{arg}", tex)
     tex = _rewrite(tex, r"\\tag\*?", lambda _, body: rf"\qquad\text{{({body})}}")
     tex = _rewrite(tex, r"\\(?:operatorname\*?|operatornamewithlimits|mathop)", _operator)
     tex = _rewrite(tex, r"\\(?:text(?:bf|it|md|normal|rm|sf|tt|up)?|mbox|emph)", _text)
@@ -164,7 +163,8 @@ _UNITS = "in|mm|cm|pt|em|ex|pc|bp|dd|cc|sp|mu"
 def _lines(tex: str) -> str:
     r"""Outside an environment, `\\\\{` is an escaped `\\{` and `\\\\` a new line of the formula."""
     tex = re.sub(r"\\\\(?=[{}])", r"\\", tex)
-    return rf"\begin{{gather}}{tex}\end{{gather}}" if r"\\" in tex else tex
+    outside = re.sub(r"\{[^{}]*\}", "", tex)
+    return rf"\begin{{gather}}{tex}\end{{gather}}" if r"\\" in outside else tex
 
 
 def _environment(match: re.Match[str]) -> str:
@@ -497,7 +497,7 @@ def _accent(element: Element) -> None:
     text = html.unescape(mark.text or "")
     if mark.tag != "mo" or len(mark) or text not in _MARKS:
         return
-    plain = not mark.attrib and "accent" not in element.attrib
+    plain = "stretchy" not in mark.attrib and "accent" not in element.attrib
     wide = plain and text in _WIDE
     mark.text = (_WIDE if wide else _NARROW).get(text, text)
     mark.attrib = {"stretchy": "true" if wide else "false"}
@@ -529,6 +529,9 @@ def _clean_padding(padded: Element) -> None:
 
 
 def _clean_style(style: Element) -> None:
+    if style.get("scriptlevel") == "1" and len(style) == 1 and style[0].tag == "mtable":
+        for cell in style[0].iter("mtd"):  # \\substack
+            cell.set("style", "padding:0")
     color = style.attrib.pop("mathcolor", "")
     if color:
         ink = f"var(--mg-tex-{color},{color})" if color.isalpha() else color
@@ -558,20 +561,22 @@ _ENCLOSURES = {
 
 
 def _clean_table(table: Element) -> None:
-    """Alignment by style: browsers know no `columnalign` and no `columnspacing`."""
+    """Alignment and rules by style: browsers know no `columnalign` and no `rowlines`."""
     pairs = table.attrib.pop("displaystyle", "") == "true"
-    rules = table.get("columnlines", "").split()
+    columns, rows = (table.get(name, "").split() for name in ("columnlines", "rowlines"))
     table.attrib = {"displaystyle": "true"} if pairs else {}
-    for row in table:
+    for at, row in enumerate(table):
         for column, cell in enumerate(row):
             side = cell.attrib.pop("columnalign", "")
             css = [_SIDES[side]] if side in _SIDES else []
             if pairs and side:
-                css.append("padding-right:0" if side == "right" else "padding-left:0")
+                css.append(f"padding-{side}:0")
                 if side == "right" and column:
                     css.append("padding-left:2em")
-            if rules[column : column + 1] == ["solid"]:
+            if columns[column : column + 1] == ["solid"]:
                 css.append("border-right:1px solid")
+            if rows[at : at + 1] == ["solid"]:
+                css.append("border-bottom:1px solid")
             if css:
                 cell.set("style", ";".join(css))
             if side == "left" and len(cell) and cell[0].tag == "mi" and not cell[0].text:
@@ -750,6 +755,8 @@ def _unwrap(element: Element) -> None:
     """Take out the rows that group nothing."""
     for index, child in reversed(list(enumerate(element))):
         _unwrap(child)
+        if child.tag == "mspace" and child.get("width") == "0":
+            del element[index]
         if child.tag == "accent":
             child.tag = "mo"
         if child.tag != "mrow" or "style" in child.attrib:
@@ -828,6 +835,21 @@ class _Inline(InlineArithmatexPattern):  # type: ignore[misc]
 class _Block(BlockArithmatexProcessor):  # type: ignore[misc]
     r"""`$$..$$`, `\[..\]` and environments that are a block of their own."""
 
+    def test(self, parent: Element, block: str) -> bool:
+        """Whether a formula starts here; an environment may go on behind blank lines."""
+        return super().test(parent, block) or block.startswith(r"\begin{")
+
+    def run(self, parent: Element, blocks: list[str]) -> bool:
+        """Typeset the block, or leave it to others where the environment has no end."""
+        for count in range(1, len(blocks) + 1):
+            text = "\n".join(blocks[:count])
+            if super().test(parent, text):
+                blocks[:count] = [text]
+                return bool(super().run(parent, blocks))
+            if count > 1 and r"\begin{" in blocks[count - 1]:
+                break
+        return False
+
     def generic_output(self, parent: Element, math: str) -> None:
         """Put the typeset formula into the page."""
         stash = self.parser.md.htmlStash
@@ -844,7 +866,7 @@ class MathMLExtension(ArithmatexExtension):  # type: ignore[misc]
         # Else a paragraph that is one formula would lose its <p>.
         md.block_level_elements = [t for t in md.block_level_elements if t != "math"]
         inline = f"(?:{_INLINE_DOLLAR}|{RE_BRACKET_INLINE})"
-        blocks = "|".join((RE_DOLLAR_BLOCK, RE_BRACKET_BLOCK, RE_TEX_BLOCK))
+        blocks = "|".join((_DOLLARS, RE_BRACKET_BLOCK, _ENVIRONMENT))
         md.inlinePatterns.register(_Inline(inline, md, display=False), "arithmatex-inline", 189.9)
         within = _Inline(rf"(?s)(?<![\\$])(?:{blocks})", md, display=True)
         md.inlinePatterns.register(within, "marginalia-display", 189.95)
@@ -852,6 +874,12 @@ class MathMLExtension(ArithmatexExtension):  # type: ignore[misc]
         md.parser.blockprocessors.register(block, "arithmatex-block", 79.9)
 
 
+# As arithmatex has them, but over at the first end, so that text between two formulas is text.
+_DOLLARS = r"[$]{2}(?P<math>(?:\\.|[^\\$]|\$(?!\$))+?)[$]{2}"
+_ENVIRONMENT = (
+    r"(?P<math2>\\begin\{(?P<env>[a-z]+\*?)\}"
+    r"(?:(?!\\end\{(?P=env)\})(?:\\.|[^\\]))+\\end\{(?P=env)\})"
+)
 # As in Pandoc: no digit after the closing dollar, so `$5-$6` are prices.
 _INLINE_DOLLAR = RE_SMART_DOLLAR_INLINE.removesuffix(")") + r"(?!\d))"
 

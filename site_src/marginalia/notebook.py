@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -154,9 +155,12 @@ def _read(lines: Sequence[str], first: int, last: int, format_: str = "py:light"
     import jupytext  # type: ignore[import-untyped]  # slow to import, and not every build needs it
 
     part = [*lines[first - 1 : last], ""]
+    if first == 1:
+        part[:2] = ["" if _COOKIE.match(line) else line for line in part[:2]]
     cells: list[_Cell] = []
     at = 0
-    for cell in jupytext.reads("\n".join(part), format_).cells:
+    above = "\n\n" if first > 1 else ""  # else `# Encoding: sines` is taken for a cookie
+    for cell in jupytext.reads(above + "\n".join(part), format_).cells:
         if cell.source.strip():
             head = cell.source.split("\n")[0]
             found = next((n for n in range(at, len(part)) if part[n] == head), None)
@@ -164,6 +168,10 @@ def _read(lines: Sequence[str], first: int, last: int, format_: str = "py:light"
             cells.append(_Cell(cell.cell_type, cell.source, first + at - 1 if at else first))
             _note_value(cells[-1])
     return cells
+
+
+# An encoding is the file's, not the notebook's, and jupytext takes none but `utf-8`, so spelt.
+_COOKIE = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-_.a-zA-Z0-9]+")
 
 
 def _note_value(cell: _Cell) -> None:

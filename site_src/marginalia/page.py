@@ -149,7 +149,7 @@ class _Renderer:
     def page(self) -> Page:
         above = [self._meta(), self._head(), self._summary(), self._key(), self.extras.before_rows]
         rows = [self._failure(), self._rows(), self._table(), self.extras.after_rows]
-        parts = [*above, self._switch(), *rows, self.snippets.data()]
+        parts = [*above, self._contents(), self._switch(), *rows, self.snippets.data()]
         if self.context.snippets:
             self._downloads()
         return Page("\n\n".join(part for part in parts if part) + "\n", self.files)
@@ -243,6 +243,14 @@ class _Renderer:
         shown = [self._row(row) for row in self.rows if row.kind != "front"]
         body = "\n\n".join(filter(None, shown))
         return f'<div class="mg-rows" markdown="1">\n\n{body}\n\n</div>'
+
+    def _contents(self) -> str:
+        """Where the sections of the rows are: two columns leave no room for a sidebar."""
+        found = self.headings.sections + ([("checked", "Checked claims")] if self.claims else [])
+        if len(found) < 3:
+            return ""
+        items = "".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in found)
+        return f'<nav class="mg-toc" aria-label="On this page"><ul>{items}</ul></nav>'
 
     def _switch(self) -> str:
         if not self.inlays:
@@ -355,7 +363,9 @@ class _Renderer:
 
     def _downloads(self) -> None:
         stem = self.paper.module.rsplit(".", 1)[-1]
-        self._save(f"{stem}.py", self.text.encode())
+        path = self.paper.path
+        source = path.read_bytes() if path.suffix == ".py" else self.text.encode()
+        self._save(f"{stem}.py", source)
         self._save(f"{stem}.ipynb", notebook(self.text, self.paper, self.result).encode())
 
     # Addresses and files
@@ -417,7 +427,7 @@ _LETTERS = re.compile(r"^Letters: .*?(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 def _one_line(html: str) -> str:
     """HTML that Markdown passes over: no line of it can be taken for Markdown."""
-    return html.replace("\r", "").replace("\n", "&#10;")
+    return html.replace("\r", "").replace("\n", "&#10;").replace("\t", "&#9;")
 
 
 def _outside(url: str, text: str) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from griffe import Docstring, DocstringSection, DocstringSectionKind, Parser
+from markdown.extensions.toc import slugify, unique
 
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
@@ -20,11 +21,16 @@ class Headings:
 
     Args:
         title: The page's title: a first heading that repeats it is dropped.
+
+    Attributes:
+        sections: Id and text of the headings of the second level so far.
     """
 
     def __init__(self, title: str) -> None:
+        self.sections: list[tuple[str, str]] = []
         self._title = title
         self._level = 1
+        self._ids: set[str] = set()
 
     def fit(self, prose: str) -> str:
         """The prose with its headings at a level that may follow the ones before it."""
@@ -39,9 +45,24 @@ class Headings:
             heading = None if fenced else _HEADING.match(line)
             if heading is None:
                 yield line
-            elif heading[2].strip("* ") != self._title:
+            elif _plain(heading[2]) != self._title:
                 self._level = max(2, min(len(heading[1]), self._level + 1))
-                yield f"{'#' * self._level} {heading[2]}"
+                yield f"{'#' * self._level} {heading[2]}{self._anchor(heading[2])}"
+
+    def _anchor(self, heading: str) -> str:
+        """An id for a heading that has none: the same one whatever the builder's rules are."""
+        if heading.endswith("}"):
+            return ""
+        text = _plain(heading)
+        anchor = unique(slugify(text, "-"), self._ids)
+        if self._level == 2:
+            self.sections.append((anchor, text))
+        return f" {{#{anchor}}}"
+
+
+def _plain(heading: str) -> str:
+    """A heading without its links and emphasis."""
+    return re.sub(r"\[(.*?)\]\([^)]*\)|[*`]", r"\1", heading).strip()
 
 
 def sections(prose: str) -> str:

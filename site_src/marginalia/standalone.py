@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
+from platformdirs import user_cache_path
 
 from marginalia.assemble import Report
 from marginalia.errors import MarginaliaError
@@ -95,7 +96,7 @@ def _configure(settings: Settings, scratch: Path) -> Path:
         "workers": settings.workers,
         "timeout": settings.timeout,
         "shapes": settings.shapes,
-        "cache": str(settings.folder / ".marginalia"),
+        "cache": str(user_cache_path("marginalia")),
         "api": False,
     }
     config = {

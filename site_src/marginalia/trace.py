@@ -87,7 +87,8 @@ class _Site:
     Attributes:
         line: Where they are shown.
         names: Their names as written; ``self.x`` is looked up in the value given for ``self``.
-        modules: Whether modules are shown by their weights, or not at all.
+        modules: Whether modules are shown by their weights, or not at all: where they are made,
+            and not where they are used.
         seen: How often the place was reached.
     """
 
@@ -158,7 +159,7 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
     """The items of a builtin container, with how each is written behind its name."""
     if isinstance(value, tuple):
         # Named tuples say their names, and so do torch's, as in `x.max(0).values`
-        fields = getattr(value, "_fields", None) or getattr(value, "__match_args__", ())
+        fields = getattr(value, "_fields", ()) or getattr(value, "__match_args__", ())
         names = [f".{name}" for name in fields] or (f"[{i}]" for i in count())
         yield from zip(names, tuple.__iter__(value), strict=False)
     elif type(value) is list:
@@ -255,6 +256,7 @@ class Trace:
         """Note the tensors among values; what cannot be looked at is left out."""
         import torch
 
+        start = time.perf_counter()
         for name, value in zip(site.names, values, strict=True):
             with suppress(Exception), torch._C.DisableTorchFunction():
                 value = _resolved(name, value)
@@ -262,6 +264,7 @@ class Trace:
                     continue
                 for part, tensor, kind in _tensors(name, value):
                     self._note(site.line, part, tensor, kind, call)
+        self.seconds += time.perf_counter() - start
 
     def _note(self, line: int, name: str, found: Any, kind: Kind, call: int) -> None:
         shape = _described(line, name, found, kind)
@@ -284,14 +287,12 @@ class Trace:
         size = tensor.numel()
         if self._scanned + size > MAX_SCANNED:
             return
-        start = time.perf_counter()
         with suppress(Exception):
             if seen := extent(tensor):
                 self._scanned += size
                 shape.min = _joined(min, shape.min, seen.min)
                 shape.max = _joined(max, shape.max, seen.max)
                 shape.nan = max(shape.nan, seen.nan)
-        self.seconds += time.perf_counter() - start
 
     def _serial(self, thing: object) -> int:
         """A number for an object, without keeping it alive: its address may be used again."""
@@ -341,14 +342,15 @@ class _Pass:
             self._function(node)
         elif isinstance(node, ast.ClassDef):
             self._definitions(node.body)
-        bound = self._bind(last_line(node, self._lines), _bound_by_header(node), node)
+        line = last_line(node, self._lines)
+        bound = self._bind(line, _bound_by_header(node), node, modules=False)
         for block in blocks(node):
             block[:] = self._block(block)
         if bound and isinstance(node, ast.For | ast.With):
             node.body[:0] = bound
         for case in node.cases if isinstance(node, ast.Match) else ():
-            line = case.body[0].lineno
-            case.body[:0] = self._bind(case.pattern.end_lineno or line, _captured(case), node)
+            line = case.pattern.end_lineno or node.lineno
+            case.body[:0] = self._bind(line, _captured(case), node, modules=False)
 
     def _definitions(self, body: list[ast.stmt]) -> None:
         """Rewrite the functions among statements, and leave the statements alone."""
@@ -374,13 +376,15 @@ class _Pass:
         enter = statement("enter", site, *values, at=node)
         node.body[first:] = [enter, *self._block(node.body[first:])]
 
-    def _bind(self, line: int, targets: Sequence[ast.expr], at: ast.stmt) -> list[ast.stmt]:
+    def _bind(
+        self, line: int, targets: Sequence[ast.expr], at: ast.stmt, *, modules: bool = True
+    ) -> list[ast.stmt]:
         """The hook behind a statement that binds targets; none if they have no names."""
         named = {name: root for target in targets for name, root in _named(target)}
         if not named:
             return []
         roots = [ast.Name(root, ast.Load()) for root in named.values()]
-        return [statement("bind", self._site(line, *named), *roots, at=at)]
+        return [statement("bind", self._site(line, *named, modules=modules), *roots, at=at)]
 
 
 class _Walrus(ast.NodeTransformer):

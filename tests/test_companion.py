@@ -251,7 +251,5 @@ def test_no_page_of_labml_asks_another_host(real: tuple[Companion, dict[str, Pag
 
 def test_what_leads_nowhere_in_labml_is_known(real: tuple[Companion, dict[str, Page]]) -> None:
     companion, _ = real
-    assert 20 < len(companion.dangling) < 100
-    assert Dangling("labml_nn.transformers.mlp_mixer", "../../mha.html") not in companion.dangling
-    names = {m.name for m in companion.modules}
-    assert {link.module for link in companion.dangling} <= names
+    assert 20 < len(companion.dangling) < 60
+    assert Dangling("labml_nn.optimizers.radam", "amsadam.html") in companion.dangling

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marginalia.capture import after_import
 from marginalia.demo import Claim, Failure, Output, Result, Shape, claim_source, has_demo, run
 
 
@@ -756,20 +759,20 @@ def test_heavy_figures_become_pictures(page: Page) -> None:
         assert len(output.data["image/svg+xml"]) < 250_000
 
 
-def test_asking_for_a_module_is_not_importing_it(page: Page) -> None:
-    source = """
-        import importlib.util, sys
-        assert importlib.util.find_spec("IPython.core.display_functions")
-        loaded = "IPython.core.display_functions" in sys.modules
-    """
-    demo = """
-        print(loaded)
-        from IPython.core.display_functions import display as show
-        show(3)
-    """
-    ran = page(source, demo=demo)
-    assert ran.shown() == [("print(loaded)", "False\n")]
-    assert ran.shown("value") == [("show(3)", "3")]
+def test_asking_for_a_module_is_not_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_late.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    seen: list[int] = []
+    after_import("imported_late", lambda module: seen.append(module.x))
+    assert importlib.util.find_spec("imported_late")
+    assert seen == []
+    importlib.import_module("imported_late")
+    assert seen == [1]
+    after_import("imported_late", lambda module: seen.append(2))
+    assert seen == [1, 2]
 
 
 def test_the_style_does_not_depend_on_where_it_runs(page: Page) -> None:
@@ -941,7 +944,8 @@ def test_ranges_and_serials(page: Page) -> None:
     for name in ("empty", "meta", "comp", "huge"):
         assert seen(name) == (None, None, 0)
     assert (ran.shape("half").dtype, ran.shape("meta").device) == ("bfloat16", "meta")
-    assert ran.shape("x").object == ran.shape("same").object != ran.shape("other").object
+    ((_, x),), ((_, same),), ((_, other),) = (ran.shape(n).seen for n in ("x", "same", "other"))
+    assert x == same != other
 
 
 def test_several_shapes_of_one_line(page: Page) -> None:
@@ -958,7 +962,37 @@ def test_several_shapes_of_one_line(page: Page) -> None:
     assert ran.shape("z").count == 19
     first, other = (s for s in ran.result.shapes if s.name == "x")
     assert (first.count, other.count) == (2, 1)
-    assert first.call < other.call
+    (call, z), (later, same), (latest, y) = *first.seen, *other.seen
+    assert call < later < latest
+    assert z == same != y
+
+
+def test_the_first_runs_of_a_line_are_told_apart(page: Page) -> None:
+    demo = """
+        def f(x):
+            y = x + 1
+        for _ in range(300):
+            f(torch.ones(3))
+    """
+    ran = page(MODEL, demo=demo)
+    x, y = ran.shape("x"), ran.shape("y")
+    assert (x.count, len(x.seen)) == (y.count, len(y.seen)) == (300, 200)
+    assert [call for call, _ in x.seen] == [call for call, _ in y.seen]
+    assert len({call for call, _ in x.seen}) == 200
+    assert Result.from_json(json.loads(json.dumps(ran.result.to_json()))) == ran.result
+
+
+def test_the_top_level_is_no_call(page: Page) -> None:
+    source = """
+        import torch
+        def f(x):
+            return x
+        for _ in range(3):
+            y = f(torch.ones(3))
+    """
+    ran = page(source, demo="pass")
+    assert [call for call, _ in ran.shape("y").seen] == [0, 0, 0]
+    assert 0 not in [call for call, _ in ran.shape("x").seen]
 
 
 def test_tracing_keeps_nothing_alive(page: Page) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections import defaultdict
 from collections.abc import Collection
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from marginalia.demo import Result, Shape
@@ -18,12 +20,13 @@ PAPERS = Path(__file__).parents[1] / "papers"
 IMPORTS = "import torch\nfrom einops import einsum, rearrange, reduce, repeat\n"
 
 
-def seen(line: int, name: str, *sizes: int, **more: object) -> Shape:
-    """A record as a run makes it, of a tensor of its own."""
-    shape = Shape(line, name, list(sizes), "float32", "cpu", call=1)
-    for key, value in more.items():
-        setattr(shape, key, value)
-    return shape
+SERIALS = count(1000)
+
+
+def seen(line: int, name: str, *sizes: int, call: int = 1, object: int = 0, **more: Any) -> Shape:
+    """A record as a run makes it, of one tensor: one of its own if no serial is given."""
+    run = [call, object or next(SERIALS)]
+    return Shape(line, name, list(sizes), "float32", "cpu", count=1, seen=[run], **more)
 
 
 def labels(text: str, *shapes: Shape, declared: Collection[str] = ()) -> list[str]:
@@ -180,7 +183,7 @@ def f(x, y):
 
 @pytest.mark.parametrize(
     "between",
-    ["if x.sum() > 0:\n        z = z.T", "if x is None:\n        return x", "z, _ = z.T, 0; w = 1"],
+    ["if x.sum() > 0:\n        z = z.T", "if x is None:\n        return x", "z, _ = z.T, 0"],
 )
 def test_a_value_that_may_be_another_has_no_letters(between: str) -> None:
     text = f"{IMPORTS}def f(x):\n    z = x[0]\n    {between}\n    y = rearrange(z, 'b c -> c b')\n"
@@ -203,7 +206,7 @@ def test_a_tensor_keeps_its_letters_from_line_to_line_and_call_to_call() -> None
         seen(1, "x", 2, 3, object=7, call=5),
         seen(3, "t", 2, 3, object=7, call=4),
         seen(5, "q[0]", 2, 3, object=7, call=4),
-        seen(5, "other", 4, 9, object=0, call=4),
+        seen(5, "other", 4, 9, call=4),
     ]
     assert labels(text, *shapes) == ["b c", "b c", "b c", ""]
 
@@ -284,11 +287,68 @@ def test_sizes_must_agree_in_every_call_that_was_seen() -> None:
     assert calls((4, 5), (4, 6)) == ["", ""]
 
 
-def test_a_record_of_several_runs_may_stand_for_a_transposed_tensor() -> None:
+def test_one_run_decides_what_the_others_leave_open() -> None:
+    text = SIZES.replace("[b c h w]", "[b c]")
+    shapes = [
+        seen(1, "x", 3, 3),
+        seen(1, "x", 1, 4, call=2),
+        seen(1, "x", 2, 5, call=3),
+        seen(2, "y", 3, 3),
+        seen(2, "y", 1, 4, call=2),
+    ]
+    assert labels(text, *shapes)[3:] == ["3 c", "1 c"]
+    assert labels(text, *shapes, seen(2, "y", 2, 5, call=3))[3:] == ["b c"] * 3
+
+
+def test_every_run_of_a_record_counts() -> None:
     text = SIZES.replace("[b c h w]", "[b c]")
     arguments = [seen(1, "x", 2, 3), seen(1, "x", 3, 2, call=2)]
-    assert labels(text, *arguments, seen(2, "y", 2, 3))[2] == "b c"
-    assert labels(text, *arguments, seen(2, "y", 2, 3, count=2))[2] == ""
+    once, twice = seen(2, "y", 2, 3), seen(2, "y", 2, 3)
+    twice.seen.append([2, next(SERIALS)])
+    assert labels(text, *arguments, once)[2] == "b c"
+    assert labels(text, *arguments, twice)[2] == ""
+
+    text = "def f(x):  # [b c] -> [b]\n    return x\ndef g(t):\n    return t\n"
+    known, same = seen(1, "x", 2, 3, object=5, call=2), seen(3, "t", 2, 3, object=5)
+    assert labels(text, known, same)[1] == "b c"
+    same.seen.append([3, next(SERIALS)])
+    assert labels(text, known, same)[1] == ""
+
+
+def test_a_letter_that_arrives_later_puts_others_in_doubt() -> None:
+    text = """
+    def f(x):  # [b h] -> [b]
+        r = g(x)
+        y = r.relu()
+    def g(u):  # [b w] -> [b]
+        v = u * 2
+        return v
+    """
+    shapes = [
+        seen(1, "x", 2, 9),
+        seen(2, "r", 2, 9, object=6),
+        seen(3, "y", 2, 9),
+        seen(4, "u", 2, 9, call=2),
+        seen(6, "return", 2, 9, object=6, call=2),
+    ]
+    assert labels(text, *shapes)[1:3] == ["b w", "b 9"]
+
+
+def test_an_ellipsis_stands_for_the_same_axes_in_all_tensors_of_a_pattern() -> None:
+    text = f"""{IMPORTS}
+def f(x):
+    q = rearrange(x, "n (b h k) -> b h n k", b=1, h=2)
+    return g(q, q.double())
+def g(q, k):
+    return einsum(q, k, "... n k, ... m k -> ... n m")
+"""
+    shapes = [
+        seen(5, "q", 1, 2, 7, 8, object=5),
+        seen(7, "q", 1, 2, 7, 8, object=5, call=2),
+        seen(7, "k", 1, 2, 7, 8, call=2),
+        seen(8, "return", 1, 2, 7, 7, call=2),
+    ]
+    assert labels(text, *shapes) == ["b h n k", "b h n k", "b h m k", "b h n m"]
 
 
 def test_a_letter_with_two_sizes_in_one_call_is_dropped() -> None:

@@ -6,10 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
-from io import StringIO
 from pathlib import Path
-from token import STRING
-from tokenize import generate_tokens
 
 import markdown
 import pytest
@@ -46,7 +43,8 @@ def inside(tex: str, *, display: bool = False) -> str:
         (r"\mathrm{model}", "<mi>model</mi>"),
         (r"\mathrm{d}x", '<mi mathvariant="normal">d</mi><mi>x</mi>'),
         (r"\Delta\partial", '<mi mathvariant="normal">Δ</mi><mi>∂</mi>'),
-        (r"\mathbf{x}\pmb{\omega}\mathbb{R}\mathcal{L}", "<mi>𝐱</mi><mi>𝛚</mi><mi>ℝ</mi><mi>ℒ</mi>"),
+        (r"\mathbf{x}\pmb{\omega}\mathbb{R}", "<mi>𝐱</mi><mi>𝛚</mi><mi>ℝ</mi>"),
+        (r"\mathcal{LB}\mathfrak{C}", "<mi>ℒℬ</mi><mi>ℭ</mi>"),
         (r"\epsilon\varepsilon\phi\varphi", "<mi>ϵ</mi><mi>ε</mi><mi>ϕ</mi><mi>φ</mi>"),
         ("a<b", "<mi>a</mi><mo>&lt;</mo><mi>b</mi>"),
         (r"a \sim b", '<mi>a</mi><mo>∼</mo><mi>b</mi>'),
@@ -68,8 +66,9 @@ def test_symbols(tex: str, expected: str) -> None:
         ("-b", '<mo lspace="0" rspace="0">−</mo><mi>b</mi>'),
         ("a=-b", '<mi>a</mi><mo>=</mo><mo lspace="0" rspace="0">−</mo><mi>b</mi>'),
         (
-            "x_{t-1}",
-            '<msub><mi>x</mi><mrow><mi>t</mi><mo lspace="0" rspace="0">−</mo><mn>1</mn></mrow></msub>',
+            "2^{a-1}",
+            "<msup><mn>2</mn><mrow>"
+            '<mi>a</mi><mo lspace="0" rspace="0">−</mo><mn>1</mn></mrow></msup>',
         ),
         (
             "a|b",
@@ -151,20 +150,9 @@ def test_other_commands() -> None:
     )
 
 
-def test_escapes_that_python_read_in_a_docstring_are_read_back() -> None:
-    assert inside("\beta \alpha_t \frac{1}{2}") == inside(r"\beta \alpha_t \frac{1}{2}")
-    assert inside("2 \times \theta") == inside(r"2 \times \theta")
-
-
 def test_the_tex_is_kept_for_readers_but_is_no_text() -> None:
-    assert (
-        'alttext="a &lt; &quot;b\\&quot;"'
-        in to_mathml('a < "b\\"', display=False).replace("\\&quot;", "\\&quot;")
-        if False
-        else True
-    )
-    math = to_mathml(r"\frac{a}{b}", display=True)
-    assert math.startswith(r'<math display="block" alttext="\frac{a}{b}">')
+    math = to_mathml("\\frac{a}{b}\n< c", display=True)
+    assert math.startswith(r'<math display="block" alttext="\frac{a}{b} &lt; c">')
     assert r"\frac" not in re.sub("<[^>]*>", "", math)
 
 
@@ -205,9 +193,7 @@ def test_inline(tex: str) -> None:
 
 @pytest.mark.parametrize("tex", ["$$x$$", "$$\nx\n$$", r"\[x\]"])
 def test_block(tex: str) -> None:
-    assert render(f"a\n\n{tex}\n\nb").replace("\n", "").replace("> <", "><") == (
-        f"<p>a</p>{BLOCK}<p>b</p>"
-    ).replace('alttext="x"', 'alttext="x"')
+    assert render(f"a\n\n{tex}\n\nb") == f"<p>a</p>\n{BLOCK}\n<p>b</p>"
 
 
 def test_an_environment_is_a_block() -> None:
@@ -303,7 +289,7 @@ def test_a_broken_formula_is_shown_and_logged(caplog: pytest.LogCaptureFixture) 
     assert [(r.name, r.getMessage()) for r in caplog.records] == [
         ("mkdocs.plugins.marginalia", r"a command without its argument in the formula: \frac{1}"),
         ("mkdocs.plugins.marginalia", r"unknown command \foo in the formula: \foo<1"),
-    ] or len(caplog.records) == 2
+    ]
 
 
 # Corpora
@@ -311,17 +297,7 @@ def test_a_broken_formula_is_shown_and_logged(caplog: pytest.LogCaptureFixture) 
 
 def prose(root: Path) -> Iterator[str]:
     for path in sorted(root.rglob("*.py")):
-        yield from (row.prose for row in parse(as_typed(read_source(path)), path) if row.prose)
-
-
-def as_typed(source: str) -> str:
-    """The source with its docstrings raw: labml writes TeX in docstrings that are not."""
-    lines = source.splitlines(keepends=True)
-    for token in reversed(list(generate_tokens(StringIO(source).readline))):
-        if token.type == STRING and token.string.startswith('"""'):
-            line, column = token.start
-            lines[line - 1] = lines[line - 1][:column] + "r" + lines[line - 1][column:]
-    return "".join(lines)
+        yield from (row.prose for row in parse(read_source(path), path) if row.prose)
 
 
 def roots() -> list[Path]:
@@ -338,7 +314,8 @@ def test_every_formula_of_the_collection_is_typeset(
     pages = [md.reset().convert(text) for text in prose(root) if "$" in text or r"\begin" in text]
     assert [record.getMessage() for record in caplog.records] == []
     text = re.sub("<(?:pre|code).*?</(?:pre|code)>|<[^>]*>", "", "".join(pages), flags=re.DOTALL)
-    assert not re.findall(r"\\[a-zA-Z]+", text)
+    # A formula of labml's has a blank before its last dollar and so is text.
+    assert set(re.findall(r"\\[a-zA-Z]+", text)) <= {r"\otimes"}
 
 
 # Fonts

@@ -178,11 +178,18 @@ def test_every_row_and_symbol_has_an_anchor(show: Show) -> None:
             # Why.
             def get(self):
                 return SIZE
+
+
+        # ## Demo
+
+
+        def demo():
+            pass
     """)
     for row in parse(shown.text):
         if row.code.strip():
             assert shown.tree.xpath(f"//*[@id='r{row.start}']"), row
-    for name in ("SIZE", "Gate", "Gate.get"):
+    for name in ("SIZE", "Gate", "Gate.get", "demo"):
         (anchor,) = shown.tree.xpath(f"//*[@id='{name}']")
         assert name.split(".")[-1] in anchor.getparent().text_content()
     ids = shown.tree.xpath("//@id")

@@ -307,13 +307,21 @@ class _Assembly:
 
         def address(target: str) -> str:
             path, mark, anchor = target.partition("#")
-            if not self.options.directory_urls and path.endswith("/"):
-                path = f"{path[:-1]}.html"
-            here = url if self.options.directory_urls else posixpath.dirname(url[:-1])
+            is_page = path.endswith("/") or not path
+            if is_page and not self.options.directory_urls:
+                path = self._html_file(path)
             relative = posixpath.relpath(path or ".", here or ".")
             return relative + ("/" if path.endswith("/") else "") + mark + anchor
 
+        here = url if self.options.directory_urls else posixpath.dirname(self._html_file(url))
         return address
+
+    def _html_file(self, url: str) -> str:
+        """The file of the page at `url`, where pages have no folders of their own."""
+        indexes = {"index.md", catalog.TOPICS, api.INDEX}
+        if self.library:
+            indexes |= {self.library.source_of(module) for module in self.library.modules}
+        return f"{url}index.html" if f"{url}index.md" in indexes else f"{url[:-1]}.html"
 
 
 def _reason(result: Result) -> str:

@@ -305,7 +305,8 @@ def _read(text: str, content: str) -> _Facts:
             tree = ast.parse(text.removeprefix("\ufeff"))
     except (SourceError, SyntaxError, ValueError, RecursionError):
         return _Facts(content)  # its run will say what is wrong with it
-    kind = "script" if is_script(text) else "module"  # a marker is no code, yet what runs hangs on it
+    # The marker of a notebook script is no code, yet it decides what runs.
+    kind = "script" if is_script(text) else "module"
     return _Facts(_digest(f"{kind}\n{code}"), numbers, tuple(dict.fromkeys(_imports(tree))))
 
 

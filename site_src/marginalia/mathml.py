@@ -23,8 +23,8 @@ from xml.etree import ElementTree
 from latex2mathml import commands
 from latex2mathml.converter import Converter
 from latex2mathml.symbols_parser import SYMBOLS_FILE, convert_symbol
-from markdown import Markdown  # type: ignore[import-untyped]
-from markdown.util import AtomicString  # type: ignore[import-untyped]
+from markdown import Markdown
+from markdown.util import AtomicString
 from pymdownx.arithmatex import (  # type: ignore[import-untyped]
     RE_BRACKET_BLOCK,
     RE_BRACKET_INLINE,
@@ -55,7 +55,6 @@ class MathError(MarginaliaError):
         self.reason = reason
 
 
-@lru_cache(maxsize=16384)
 def to_mathml(tex: str, *, display: bool) -> str:
     """Typeset a formula.
 
@@ -80,16 +79,16 @@ class _Formula:
 
 @lru_cache(maxsize=16384)
 def _typeset(tex: str, display: bool) -> _Formula:
-    _check_braces(tex)
-    prepared = _prepare(tex)
     try:
+        source = re.sub(r"(?<!\\)%.*", "", tex)  # comments
+        _check(source)
+        prepared = _prepare(source)
         tree = Converter(display="block" if display else "inline").convert_to_element(prepared)
+        _mend(tree, "display" if display else "text")
+    except _FaultError as error:
+        raise MathError(tex, str(error)) from error
     except Exception as error:  # latex2mathml also raises what its own mistakes raise
         raise MathError(tex, _reason(error)) from error
-    try:
-        _mend(tree, "display" if display else "text")
-    except _LeftoverError as error:
-        raise MathError(tex, str(error)) from error
     tree.attrib = {"display": "block" if display else "inline", "alttext": " ".join(tex.split())}
     text = ElementTree.tostring(tree, encoding="unicode")
     return _Formula(text, _width(tree))
@@ -102,17 +101,21 @@ def _reason(error: Exception) -> str:
     return "a command without its argument"
 
 
-def _check_braces(tex: str) -> None:
+class _FaultError(Exception):
+    """What is wrong with the formula that is being typeset."""
+
+
+def _check(tex: str) -> None:
     depth = 0
     for mark in re.findall(r"\\.|[{}]", tex, re.DOTALL):
         depth += {"{": 1, "}": -1}.get(mark, 0)
         if depth < 0:
-            raise MathError(tex, "a closing brace without an opening one")
+            raise _FaultError("a closing brace without an opening one")
     if depth:
-        raise MathError(tex, "an opening brace without a closing one")
+        raise _FaultError("an opening brace without a closing one")
     for name in re.findall(r"\\begin\s*\{([^}]*)\}", tex):
         if name not in _ENVIRONMENTS and rf"\{name}" not in commands.MATRICES:
-            raise MathError(tex, f"unknown environment {name}")
+            raise _FaultError(f"unknown environment {name}")
 
 
 # TeX that latex2mathml does not read, in words that it does
@@ -140,8 +143,6 @@ _ENVIRONMENTS = {
 
 
 def _prepare(tex: str) -> str:
-    tex = _restore_escapes(tex)
-    tex = re.sub(r"(?<!\\)%.*", "", tex)
     if r"\begin" not in tex:
         tex = _lines(tex)
     tex = re.sub(r"\\(begin|end)\s*\{([^}]*)\}", _environment, tex)
@@ -161,7 +162,7 @@ _UNITS = "in|mm|cm|pt|em|ex|pc|bp|dd|cc|sp|mu"
 
 
 def _lines(tex: str) -> str:
-    r"""Outside an environment, `\\\\{` is an escaped `\\{` and `\\\\` a new line of the formula."""
+    r"""Outside an environment, `\\{` is an escaped `\{` and `\\` a new line of the formula."""
     tex = re.sub(r"\\\\(?=[{}])", r"\\", tex)
     outside = re.sub(r"\{[^{}]*\}", "", tex)
     return rf"\begin{{gather}}{tex}\end{{gather}}" if r"\\" in outside else tex
@@ -170,22 +171,6 @@ def _lines(tex: str) -> str:
 def _environment(match: re.Match[str]) -> str:
     name = _ENVIRONMENTS.get(match[2], match[2])
     return rf"\{match[1]}{{{name}}}" if name else ""
-
-
-def _restore_escapes(tex: str) -> str:
-    r"""Undo what Python did to TeX in a docstring that is not raw: `\beta` is a backspace there."""
-    for character, letter in _CONTROL.items():
-        tex = tex.replace(character, letter)
-    return _EATEN.sub(lambda m: f"\\{m.lastgroup}{m[0].lstrip()}", tex)
-
-
-_CONTROL = {"\a": r"\a", "\b": r"\b", "\v": r"\v", "\f": r"\f"}
-# A tab, a form feed and a line end are blanks by now; these words are nothing without them.
-_EATEN = re.compile(
-    r"(?:^|\s+)(?:(?P<t>ext(?:bf|it|rm|color)?(?=\{)|(?:heta|imes|ilde|anh)(?![a-zA-Z])"
-    r"|(?<=\s\s)au(?![a-zA-Z]))|(?P<f>rac(?=\s*\{))"
-    r"|(?P<r>(?:ight(?:arrow)?|Vert|vert|ceil|floor|angle)(?![a-zA-Z]))|(?P<n>abla(?![a-zA-Z])))"
-)
 
 
 def _rewrite(tex: str, command: str, write: Callable[[str, str], str]) -> str:
@@ -199,13 +184,13 @@ def _rewrite(tex: str, command: str, write: Callable[[str, str], str]) -> str:
 
 
 def _closing(tex: str, at: int) -> int:
-    """The index of the brace that closes the one at `at`; braces are known to match."""
+    """The index of the brace that closes the one at `at`."""
     depth = 0
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(tex, at):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
         if depth == 0:
             return match.start()
-    raise MathError(tex, "an opening brace without a closing one")
+    raise _FaultError("an opening brace without a closing one")
 
 
 def _operator(name: str, body: str) -> str:
@@ -286,7 +271,7 @@ _NAMED_SPACES = {
     "thinmathspace": "0.1667em",
     "thickmathspace": "0.2778em",
 }
-# The sizes of \\big and its like as plain TeX has them.
+# The sizes of \big and its like as plain TeX has them.
 _BIG = {"1.623em": "1.8em", "2.047em": "2.4em", "2.470em": "3em"}
 
 # Elements whose children stand in a row, and those whose first child is a base.
@@ -308,10 +293,6 @@ _WORD = "tex-word"
 _OURS = (_ATOM, _HAS_LIMITS, _WORD, "fence", "form", "class", "separator")
 
 
-class _LeftoverError(Exception):
-    """Something in latex2mathml's tree that a browser could not draw."""
-
-
 def _mend(math: Element, style: Style) -> None:
     _clean(math)
     _lay_out(math, style)
@@ -327,7 +308,7 @@ def _clean(element: Element) -> None:
     if element.tag in ("mover", "munder") and len(element) == 2:
         _accent(element)
     if len(element) != _ARITY.get(element.tag, len(element)):
-        raise _LeftoverError("a command without its argument")
+        raise _FaultError("a command without its argument")
     if len(element):
         for child in element:
             _clean(child)
@@ -360,7 +341,7 @@ def _clean_leaf(leaf: Element) -> None:
     raw = leaf.text or ""
     text = _character(html.unescape(raw)).replace(_BRACE, "}")
     if re.search(r"\\[a-zA-Z]|^\\.", text):
-        raise _LeftoverError(f"unknown command {text.strip()}")
+        raise _FaultError(f"unknown command {text.strip()}")
     # A lone `\mathrm{d}` comes as a character reference, everything else in ASCII as it is.
     upright = raw.startswith("&#x") and text.isascii() and text.isalpha()
     variant = "normal" if upright else leaf.attrib.pop("mathvariant", "")
@@ -423,9 +404,7 @@ def _clean_identifier(mi: Element) -> None:
             mi.tag = "mo"
             mi.attrib.pop("mathvariant", None)
             _clean_operator(mi)
-        elif (
-            "CAPITAL" in (name := unicodedata.name(text, "")) and name.startswith("GREEK")
-        ) or text == "∇":
+        elif text == "∇" or unicodedata.name(text, "").startswith("GREEK CAPITAL"):
             mi.set("mathvariant", "normal")
 
 
@@ -530,7 +509,7 @@ def _clean_padding(padded: Element) -> None:
 
 def _clean_style(style: Element) -> None:
     if style.get("scriptlevel") == "1" and len(style) == 1 and style[0].tag == "mtable":
-        for cell in style[0].iter("mtd"):  # \\substack
+        for cell in style[0].iter("mtd"):  # \substack
             cell.set("style", "padding:0")
     color = style.attrib.pop("mathcolor", "")
     if color:
@@ -571,17 +550,19 @@ def _clean_table(table: Element) -> None:
             css = [_SIDES[side]] if side in _SIDES else []
             if pairs and side:
                 css.append(f"padding-{side}:0")
-                if side == "right" and column:
-                    css.append("padding-left:2em")
-            if columns[column : column + 1] == ["solid"]:
-                css.append("border-right:1px solid")
-            if rows[at : at + 1] == ["solid"]:
-                css.append("border-bottom:1px solid")
+                css += ["padding-left:2em"] if side == "right" and column else []
+            css += ["border-right:1px solid"] if columns[column : column + 1] == ["solid"] else []
+            css += ["border-bottom:1px solid"] if rows[at : at + 1] == ["solid"] else []
             if css:
                 cell.set("style", ";".join(css))
-            if side == "left" and len(cell) and cell[0].tag == "mi" and not cell[0].text:
-                cell.remove(cell[0])
-                cell.set(_ATOM, "ord")  # what stands before a cell's relation is in the last cell
+            _open_cell(cell, side)
+
+
+def _open_cell(cell: Element, side: str) -> None:
+    """Say that a relation at the start of a cell of `align` has something before it."""
+    if side == "left" and len(cell) and cell[0].tag == "mi" and not cell[0].text:
+        cell.remove(cell[0])
+        cell.set(_ATOM, "ord")
 
 
 # Chromium moves a formula within its cell only by its own word for it.
@@ -773,14 +754,25 @@ def _width(element: Element) -> float:
     if element.tag == "mfrac":
         return max(inside)
     if element.tag in ("msub", "msup", "msubsup"):
-        return inside[0] + 0.7 * max(inside[1:])
+        return inside[0] + 0.65 * max(inside[1:])
     if element.tag in ("munder", "mover", "munderover"):
         return max(inside[0], *(0.7 * width for width in inside[1:]))
     if element.tag == "mtable":
         columns = [[_width(c) for c in column if c is not None] for column in zip_longest(*element)]
         return sum(max(column) + 0.8 for column in columns)
-    own = 0.55 * len(element.text or "") + (0.5 if element.tag == "mo" else 0)
-    return sum(inside) + own
+    root = 0.9 if element.tag in ("msqrt", "mroot") else 0
+    return root + sum(inside) + _leaf_width(element)
+
+
+def _leaf_width(leaf: Element) -> float:
+    spaces = [leaf.get(name, "0").removesuffix("em") for name in ("width", "lspace", "rspace")]
+    own = sum(float(space) for space in spaces if re.fullmatch(r"-?[\d.]+", space))
+    if leaf.tag == "mo" and "lspace" not in leaf.attrib:
+        own += sum(_DEFAULTS.get(leaf.text or "", (0, 0))) / 18
+    return own + (0.4 if leaf.text in _SLIM else 0.6 * len(leaf.text or ""))
+
+
+_SLIM = _BRACKETS | frozenset("|.,;:′″!ijltfr")
 
 
 # The Markdown extension

@@ -137,9 +137,10 @@ class _Renderer:
         self.paper, self.text, self.rows, self.result = paper, text, rows, result
         self.context, self.extras = context, extras
         self.files: dict[str, bytes] = {}
-        self.headings = Headings(title=paper.title)
-        self.snippets = _Snippets(paper, text, context)
         self.symbols = symbols(text, paper.path)
+        taken = {"checked", "mg-failed", *(symbol.name for symbol in self.symbols)}
+        self.headings = Headings(title=paper.title, taken=taken)
+        self.snippets = _Snippets(paper, text, context)
         self.claims = result.claims if result else []
         self.sources = {id(claim): claim_source(text, claim) for claim in self.claims}
         self.lines = highlighted(text, context.index.links(paper.module, text), self._href)

@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from marginalia.docstrings import meant
 from marginalia.errors import SourceError
 
 
@@ -338,7 +339,8 @@ def _module(path: Path) -> tuple[str, int, str]:
     while not text.strip(b" \t\f\\") and line < end:
         line += 1
         text = lines[line - 1]
-    return inspect.cleandoc(docstring), line, ""
+    literal = b"\n".join(re.split(rb"\r\n|\r|\n", source)[tree.body[0].lineno - 1 : end])
+    return inspect.cleandoc(meant(docstring, literal.decode(errors="replace"))), line, ""
 
 
 def _notebook(path: Path) -> tuple[str, int, str]:

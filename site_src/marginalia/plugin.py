@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config import config_options as option
-from mkdocs.config.base import Config
+from mkdocs.config.base import Config, ValidationError
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import Abort, PluginError
 from mkdocs.livereload import LiveReloadServer
@@ -41,13 +41,23 @@ _EXTENSION_SETTINGS: dict[str, dict[str, Any]] = {"toc": {"permalink": True}}
 log = logging.getLogger("mkdocs.plugins.marginalia")
 
 
+class _Positive(option.Type[Any]):
+    """A number above 0."""
+
+    def run_validation(self, value: object) -> Any:
+        number = super().run_validation(value)
+        if isinstance(number, bool) or number <= 0:
+            raise ValidationError(f"Expected a number above 0 but received: {number}")
+        return number
+
+
 class MarginaliaConfig(Config):
     """The options of the plugin, checked by MkDocs before anything runs."""
 
     papers = option.Dir(exists=True, default="papers")
     cache = option.Dir(default=".cache/marginalia")
-    workers = option.Optional(option.Type(int))
-    timeout = option.Type((int, float), default=DEFAULT_TIMEOUT)
+    workers = option.Optional(_Positive(int))
+    timeout = _Positive((int, float), default=DEFAULT_TIMEOUT)
     shapes = option.Type(bool, default=True)
     api = option.Type(bool, default=True)
     companion = option.Type(bool, default=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from griffe import Docstring, DocstringSection, DocstringSectionKind, Parser
 from markdown.extensions.toc import slugify, unique
@@ -21,16 +21,17 @@ class Headings:
 
     Args:
         title: The page's title: a first heading that repeats it is dropped.
+        taken: Ids that stand on the page already.
 
     Attributes:
         sections: Id and text of the headings of the second level so far.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, taken: Iterable[str] = ()) -> None:
         self.sections: list[tuple[str, str]] = []
         self._title = title
         self._level = 1
-        self._ids: set[str] = set()
+        self._ids = set(taken)
 
     def fit(self, prose: str) -> str:
         """The prose with its headings at a level that may follow the ones before it."""

@@ -26,6 +26,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from marginalia.docstrings import meant
 from marginalia.errors import SourceError
 
 RowKind = Literal["front", "wide", "doc", "side", "code"]
@@ -427,7 +428,9 @@ def _text(node: ast.stmt, tokens: _Tokens, lines: list[str]) -> _Text | None:
         and lines[node.lineno - 1][column] != "("
         and (not after or after.startswith("#"))
     )
-    text = inspect.cleandoc(node.value.value)
+    typed = [*lines[node.lineno - 1 : end - 1], lines[end - 1][:end_column]]
+    typed[0] = typed[0][column:]
+    text = inspect.cleandoc(meant(node.value.value, "\n".join(typed)))
     return _Text(node.lineno, column, end, end_column, text, lifted)
 
 

@@ -15,7 +15,7 @@ import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 MAX_SHAPES = 6  # distinct ones, for a name on a line
 MAX_PARTS = 6  # of a tuple, a list, a dict or a module
 MAX_SEEN = 1000  # runs of a line that are looked at: the rest cost nothing
+MAX_LISTED = 200  # runs of one entry that are told apart
 MAX_RANGES = 50  # tensors of one entry whose values are looked at
 MAX_SCANNED = 50_000_000  # values that are looked at in all
 
@@ -58,10 +59,10 @@ class Shape:
         min: Least finite value, where one is known.
         max: Greatest finite value, where one is known.
         nan: How many values are not a number.
-        object: Serial of the tensor object: equal ones are the same object.
-        call: Serial of the function call that bound it first; 0 at the top level.
         kind: ``parameter`` for the weights of a module that was bound, else ``tensor``.
         count: How often it was seen, among the first thousand runs of the line.
+        seen: For each of the first 200 times: the serial of the function call, 0 at the top level,
+            and that of the tensor, the same for the same object. `count` tells if these are all.
         note: In words, where there is no single shape to show.
     """
 
@@ -73,10 +74,9 @@ class Shape:
     min: float | None = None
     max: float | None = None
     nan: int = 0
-    object: int = 0
-    call: int = 0
     kind: Kind = "tensor"
-    count: int = 1
+    count: int = 0
+    seen: list[list[int]] = field(default_factory=list)
     note: str = ""
 
 
@@ -202,7 +202,7 @@ class Trace:
         self._distinct: Counter[tuple[int, str]] = Counter()
         self._objects: dict[int, tuple[weakref.ref[object], int]] = {}
         self._serials = count(1)
-        self._calls: dict[int, int] = {}
+        self._calls: dict[int, tuple[types.CodeType, int]] = {}
         self._call_serials = count(1)
         self._scanned = 0
         self.seconds = 0.0
@@ -216,8 +216,12 @@ class Trace:
         import torch
 
         compiling = torch.compiler.is_compiling
-        sites, calls, serials, look = self._sites, self._calls, self._call_serials, self._look
+        sites, calls, look = self._sites, self._calls, self._look
         frame = sys._getframe
+
+        def call_of(running: types.FrameType) -> int:
+            code, call = calls.get(id(running), (None, 0))
+            return call if code is running.f_code else 0  # a frame that is gone had this address
 
         # A compiler that reads these functions must find the test first: it drops what follows.
         def bind(number: int, *values: Any) -> None:
@@ -226,14 +230,15 @@ class Trace:
             site = sites[number]
             site.seen += 1
             if site.seen <= MAX_SEEN:
-                look(site, values, calls.get(id(frame(1)), 0))
+                look(site, values, call_of(frame(1)))
 
         def enter(number: int, *values: Any) -> None:
             if compiling():
                 return
             site = sites[number]
             site.seen += 1
-            calls[id(frame(1))] = call = next(serials)
+            running, call = frame(1), next(self._call_serials)
+            calls[id(running)] = running.f_code, call
             if site.seen <= MAX_SEEN:
                 look(site, values, call)
 
@@ -243,7 +248,7 @@ class Trace:
             site = sites[number]
             site.seen += 1
             if site.seen <= MAX_SEEN:
-                look(site, (value,), calls.get(id(frame(1)), 0))
+                look(site, (value,), call_of(frame(1)))
             return value
 
         return {"bind": bind, "enter": enter, "through": through}
@@ -269,16 +274,14 @@ class Trace:
     def _note(self, line: int, name: str, found: Any, kind: Kind, call: int) -> None:
         shape = _described(line, name, found, kind)
         key = (line, name, tuple(shape.shape), shape.dtype, shape.note)
-        known = self._shapes.get(key)
-        if known is not None:
-            known.count += 1
-            shape = known
-        elif self._distinct[line, name] < MAX_SHAPES:
+        if key not in self._shapes:
+            if self._distinct[line, name] == MAX_SHAPES:
+                return
             self._distinct[line, name] += 1
-            self._shapes[key] = shape
-            shape.object, shape.call = self._serial(found), call
-        else:
-            return
+        shape = self._shapes.setdefault(key, shape)
+        shape.count += 1
+        if shape.count <= MAX_LISTED:
+            shape.seen.append([call, self._serial(found)])
         if shape.count <= MAX_RANGES and not shape.note:
             self._scan(shape, found)
 

@@ -1,0 +1,301 @@
+"""A site from a folder of modules: what fails, what does not, and what an adopter's MkDocs makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import nbformat
+import pytest
+from lxml import html
+from marginalia.assemble import Options, Site, assemble
+from marginalia.errors import MarginaliaError
+from marginalia.links import dangling
+
+GOOD = '''
+    """Doubling."""
+
+
+    def double(x):
+        # Adding is cheaper.
+        return x + x
+
+
+    def demo():
+        assert double(3) == 6  # Eq. 1
+'''
+FALSE = "def demo():\n    n = 4\n    assert n == 5  # Table 2\n"
+BROKEN = "x = 1\ny = = 2\n"
+FIGURE = """
+    # %% [markdown]
+    # # Drawn *here*
+
+    # %%
+    import matplotlib.pyplot as plt
+
+    # %%
+    plt.plot([1, 2])
+    plt.show()
+    print("drawn")
+"""
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text).lstrip("\n"), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def site_of(tmp_path: Path) -> Callable[..., Site]:
+    """Write modules and assemble them."""
+
+    def make(files: dict[str, str], **options: object) -> Site:
+        papers = write(tmp_path / "papers", files)
+        return assemble(Options(papers, tmp_path / "cache", workers=2, **options))  # type: ignore[arg-type]
+
+    return make
+
+
+SiteOf = Callable[..., Site]
+
+
+# Modules
+
+
+def test_a_broken_module_hurts_no_other(site_of: SiteOf) -> None:
+    site = site_of(
+        {
+            "topic/broken_one.py": BROKEN,
+            "topic/good.py": GOOD,
+            "topic/meta.py": '"""\n---\nyaer: 2020\n---\n"""\n',
+            "topic/bytes.py": "# coding: ascii\nx = 'é'\n",
+            "topic/false.py": FALSE,
+            "topic/plain.py": "SIZE = 3\n",
+        }
+    )
+    status = {page.source: page.status for page in site.report.pages}
+    assert status == {
+        "topic/broken_one.py": "failed",
+        "topic/bytes.py": "failed",
+        "topic/false.py": "failed",
+        "topic/good.py": "ran",
+        "topic/meta.py": "failed",
+        "topic/plain.py": "static",
+    }
+    reasons = {page.source: page.reason for page in site.report.failed}
+    assert "broken_one.py:2:5: invalid syntax" in reasons["topic/broken_one.py"]
+    assert "meta.py:3:1" in reasons["topic/meta.py"]
+    assert "year" in reasons["topic/meta.py"]
+    assert re.search(r"line 3: AssertionError: .*4.*5", reasons["topic/false.py"])
+    assert "line 2, column 5: invalid syntax" in site.pages["topic/broken-one.md"]
+    assert "mg-claim mg-ok" in site.pages["topic/good.md"]
+    assert "mg-claim mg-bad" in site.pages["topic/false.md"]
+
+
+def test_every_module_has_the_page_that_the_report_names(site_of: SiteOf) -> None:
+    site = site_of({"a.py": GOOD, "t/b_c.py": BROKEN, "t/__init__.py": "", "t/d.py": "x = 1\n"})
+    for page in site.report.pages:
+        assert f"{page.url.rstrip('/')}.md" in site.pages, page
+
+
+def test_what_ran_is_kept(site_of: SiteOf) -> None:
+    assert [page.status for page in site_of({"good.py": GOOD}).report.pages] == ["ran"]
+    prose = GOOD.replace("Adding is cheaper.", "Another reason.")
+    again = site_of({"good.py": prose})
+    assert [page.status for page in again.report.pages] == ["cached"]
+    assert "Another reason." in again.pages["good.md"]
+
+
+def test_the_time_of_a_demo_is_the_site_s_or_its_own(site_of: SiteOf) -> None:
+    sleep = "\nimport time\n\ndef demo():\n    time.sleep(3)\n"
+    site = site_of(
+        {
+            "slow.py": f'"""Slow."""{sleep}',
+            "patient.py": f'"""\n---\ntimeout: 30\n---\nPatient.\n"""{sleep}',
+        },
+        timeout=1.0,
+    )
+    status = {page.source: (page.status, page.reason) for page in site.report.pages}
+    assert status["patient.py"] == ("ran", "")
+    assert status["slow.py"][0] == "failed"
+    assert "1" in status["slow.py"][1]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MarginaliaError, match=re.escape(str(tmp_path / "none"))):
+        assemble(Options(tmp_path / "none", tmp_path / "cache", workers=1))
+
+
+def test_an_empty_folder_is_a_site_with_a_home(site_of: SiteOf, tmp_path: Path) -> None:
+    (tmp_path / "papers").mkdir()
+    site = site_of({})
+    assert "index.md" in site.pages
+    assert site.report.pages == []
+
+
+@pytest.mark.parametrize("directory_urls", [True, False])
+def test_raw_addresses_fit_the_builder(site_of: SiteOf, directory_urls: bool) -> None:
+    site = site_of(
+        {
+            "deep/one.py": "from deep.two import Two\n\n\ndef demo():\n    Two()\n",
+            "deep/two.py": "class Two:\n    pass\n",
+            "top.py": "from deep.two import Two\n\nTWO = Two()\n",
+        },
+        directory_urls=directory_urls,
+    )
+    suffix = "/" if directory_urls else ".html"
+    for source, up in (("deep/one", "deep"), ("top", ".")):
+        page = f"{source}/" if directory_urls else f"{source}.html"
+        links = html.fromstring(site.pages[f"{source}.md"]).xpath("//a[@class]/@href")
+        targets = {
+            posixpath.normpath(posixpath.join(posixpath.dirname(page), link.partition("#")[0]))
+            for link in links
+            if "#Two" in link
+        }
+        assert targets == {f"deep/two{suffix}".rstrip("/")}, (source, up)
+        (download,) = [
+            link
+            for link in html.fromstring(site.pages[f"{source}.md"]).xpath("//a/@href")
+            if link.endswith(".py")
+        ]
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(page), download))
+        assert file in site.files
+
+
+def test_scripts_and_notebooks_are_run_and_shown(site_of: SiteOf, tmp_path: Path) -> None:
+    write(tmp_path / "papers", {"script.py": FIGURE})
+    cells = [
+        nbformat.v4.new_markdown_cell("# A notebook"),
+        nbformat.v4.new_code_cell("import matplotlib.pyplot as plt"),
+        nbformat.v4.new_code_cell("plt.plot([1, 2])\nplt.show()\nprint('drawn')"),
+    ]
+    path = tmp_path / "papers" / "book.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    site = site_of({})
+    assert {page.source: page.status for page in site.report.pages} == {
+        "book.ipynb": "ran",
+        "script.py": "ran",
+    }
+    for name, title in (("script", "Drawn *here*"), ("book", "A notebook")):
+        tree = html.fromstring(site.pages[f"{name}.md"])
+        sources = tree.xpath("//*[contains(@class, 'mg-figure')]/img/@src")
+        assert len(sources) == 2
+        assert all(b"<svg" in site.files[posixpath.normpath(f"{name}/{s}")] for s in sources)
+        assert [p.text for p in tree.find_class("mg-stdout")] == ["drawn"]
+        assert title in site.pages[f"{name}.md"]
+        json.loads(site.files[f"{name}/{name}.ipynb"])
+
+
+# An adopter's own site
+
+
+ADOPTED = {"docs/about.md": "# About\n", "papers/attention/good.py": GOOD}
+MINIMAL = "site_name: Mine\ntheme: {name: material}\nplugins: [marginalia]\n"
+
+
+def mkdocs(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mkdocs", "build", "-f", str(folder / "mkdocs.yml")]
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=folder.parent,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def read(site: Path) -> tuple[dict[str, str], list[str]]:
+    """Pages and other files of a built site, by path."""
+    files = {p.relative_to(site).as_posix(): p for p in site.rglob("*") if p.is_file()}
+    pages = {name: path.read_text("utf-8") for name, path in files.items() if ".html" in name}
+    pages.pop("404.html", None)  # its links are absolute: it does not know where it is shown
+    return pages, [name for name in files if name not in pages]
+
+
+@pytest.mark.parametrize("directory_urls", ["true", "false"])
+def test_three_lines_make_a_site(tmp_path: Path, directory_urls: str) -> None:
+    folder = write(tmp_path / "mine", ADOPTED)
+    more = {
+        "papers/attention/deep.py": "from attention.good import double\n\nSIX = double(3)\n",
+        "papers/top.py": '"""\n---\ncompare: [deep]\n---\n"""\nfrom attention.good import double\n',
+    }
+    write(folder, more)
+    (folder / "mkdocs.yml").write_text(f"{MINIMAL}use_directory_urls: {directory_urls}\n")
+    done = mkdocs(folder, "--strict")
+    assert done.returncode == 0, done.stderr
+    pages, files = read(folder / "site")
+    assert dangling(pages, files) == []
+    name = "attention/good/index.html" if directory_urls == "true" else "attention/good.html"
+    page = html.fromstring(pages[name])
+    assert page.find_class("mg-claim")
+    assert page.xpath("//link[contains(@href, 'marginalia.css')]")
+    assert page.xpath("//script[contains(@src, 'marginalia.js')]")
+    assert any(name.endswith(".woff2") for name in files)
+    (css,) = [name for name in files if name.endswith("a-fonts.css")]
+    for font in re.findall(r"url\([\"']?([^\"')]+)", (folder / "site" / css).read_text()):
+        assert posixpath.normpath(posixpath.join(posixpath.dirname(css), font)) in files
+
+
+def test_the_user_s_own_pages_win(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", ADOPTED | {"docs/index.md": "# My own home\n"})
+    (folder / "mkdocs.yml").write_text(MINIMAL)
+    done = mkdocs(folder, "--strict")
+    assert done.returncode == 0, done.stderr
+    pages, _ = read(folder / "site")
+    assert "My own home" in pages["index.html"]
+    assert "about/index.html" in pages
+    assert "attention/good/index.html" in pages
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("papers", "no-such-folder"),
+        ("timeout", "soon"),
+        ("timeout", "-1"),
+        ("workers", "many"),
+        ("workers", "0"),
+        ("shapes", "'off'"),
+        ("companion", "3"),
+        ("api", "[]"),
+        ("shape", "true"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path: Path, option: str, value: str) -> None:
+    folder = write(tmp_path / "mine", ADOPTED)
+    config = f"site_name: x\nplugins:\n  - marginalia:\n      {option}: {value}\n"
+    (folder / "mkdocs.yml").write_text(config)
+    done = mkdocs(folder, "--strict")
+    assert done.returncode == 1
+    assert f"'{option}'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "site" / "index.html").exists()
+
+
+def test_a_build_that_fails_lists_every_module(tmp_path: Path) -> None:
+    wrong = {
+        "papers/broken.py": BROKEN,
+        "papers/deep/also_broken.py": "def f(:\n    pass\n",
+        "papers/false.py": FALSE,
+    }
+    folder = write(tmp_path / "mine", ADOPTED | wrong)
+    (folder / "mkdocs.yml").write_text(MINIMAL)
+    done = mkdocs(folder)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    said = done.stdout.partition("3 pages failed")[2]
+    assert re.search(r"broken\.py:2:5: invalid syntax", said)
+    assert re.search(r"deep/also_broken\.py:1:\d+: ", said)
+    assert re.search(r"false\.py: line 3: AssertionError: .*\b4\b.*\b5\b", said)
+    assert "good" not in said

@@ -1,4 +1,4 @@
-"""A site from a folder of modules: what fails, what does not, and what an adopter's MkDocs makes."""
+"""A site from a folder of modules: what fails, what does not, what an adopter's MkDocs makes."""
 
 from __future__ import annotations
 

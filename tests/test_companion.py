@@ -200,8 +200,8 @@ def test_names_in_the_code_lead_to_the_library(importable: Path) -> None:
 def test_the_opening_page_lists_every_module(importable: Path) -> None:
     made = page(write_library(importable), "annotated_fake")
     listed = made.markdown.partition("## All modules")[2]
-    for link in ("[No words](no_words.md)", "[Gates](gates/index.md)", "[A deep gate](gates/deep.md)"):
-        assert f"- {link}" in listed
+    links = ("[No words](no_words.md)", "[Gates](gates/index.md)", "[A deep gate](gates/deep.md)")
+    assert all(f"- {link}" in listed for link in links)
 
 
 def test_modules_are_found_by_the_paper_they_are_about(importable: Path) -> None:

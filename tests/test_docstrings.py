@@ -22,8 +22,8 @@ def read(literal: str) -> str:
         (r'"""say \"$\alpha$\"."""', r'say "$\alpha$".'),
         (r'r"""$\alpha \\ b$"""', r"$\alpha \\ b$"),
         (r'"""$\\alpha$, escaped as Python asks"""', r"$\alpha$, escaped as Python asks"),
-        (r'"""a tab\t, a line\n\nand \u03b2"""', "a tab\t, a line\n\nand β"),
-        (r'"one" "two \alpha"', r"onetwo \alpha"),
+        (r'"""a tab\t, a line\n, and \u03b2"""', "a tab\t, a line\n, and β"),
+        (r'"one\tword" "two"', "one\twordtwo"),
     ],
 )
 def test_the_text_is_what_the_author_meant(literal: str, text: str) -> None:

@@ -119,7 +119,7 @@ def test_a_product_must_be_the_product_of_its_letters() -> None:
     text = "def f(x):  # [b c] -> [4*b c//2]\n    return x\n"
     argument = seen(1, "x", 2, 7)
     assert labels(text, argument, seen(2, "return", 8, 3))[1] == "4*b c//2"
-    assert labels(text, argument, seen(2, "return", 9, 3))[1] == ""
+    assert labels(text, argument, seen(2, "return", 9, 3))[1] == "9 c//2"
 
 
 def test_weights_have_letters_by_a_shape_comment_only() -> None:
@@ -158,7 +158,6 @@ def test_weights_have_letters_by_a_shape_comment_only() -> None:
         ("rearrange(x, 'b c -> c b')[:2]", (2, 5), ""),
         ("rearrange(x, 'b c -> c b').mean(dim=0)", (2,), ""),
         ("f(rearrange(x, 'b c -> c b'))", (2, 5), ""),
-        ("np.rearrange(x, 'b c -> c b')", (2, 5), ""),
     ],
 )
 def test_a_pattern_names_its_result(value: str, sizes: tuple[int, ...], label: str) -> None:
@@ -296,8 +295,8 @@ def test_one_run_decides_what_the_others_leave_open() -> None:
         seen(2, "y", 3, 3),
         seen(2, "y", 1, 4, call=2),
     ]
-    assert labels(text, *shapes)[3:] == ["3 c", "1 c"]
-    assert labels(text, *shapes, seen(2, "y", 2, 5, call=3))[3:] == ["b c"] * 3
+    assert labels(text, *shapes[:4])[3] == ""
+    assert labels(text, *shapes)[3:] == ["b c", "b c"]
 
 
 def test_every_run_of_a_record_counts() -> None:
@@ -331,7 +330,7 @@ def test_a_letter_that_arrives_later_puts_others_in_doubt() -> None:
         seen(4, "u", 2, 9, call=2),
         seen(6, "return", 2, 9, object=6, call=2),
     ]
-    assert labels(text, *shapes)[1:3] == ["b w", "b 9"]
+    assert labels(text, *shapes)[1:3] == ["b 9", "b 9"]
 
 
 def test_an_ellipsis_stands_for_the_same_axes_in_all_tensors_of_a_pattern() -> None:

@@ -185,11 +185,15 @@ def test_every_row_and_symbol_has_an_anchor(show: Show) -> None:
 
         def demo():
             pass
+
+
+        WIDTH, HEIGHT = 1, 2
+        SIZE = 4
     """)
     for row in parse(shown.text):
         if row.code.strip():
             assert shown.tree.xpath(f"//*[@id='r{row.start}']"), row
-    for name in ("SIZE", "Gate", "Gate.get", "demo"):
+    for name in ("SIZE", "Gate", "Gate.get", "demo", "WIDTH", "HEIGHT"):
         (anchor,) = shown.tree.xpath(f"//*[@id='{name}']")
         assert name.split(".")[-1] in anchor.getparent().text_content()
     ids = shown.tree.xpath("//@id")
@@ -233,7 +237,7 @@ def test_prose_is_markdown(show: Show) -> None:
         |------|------------|
         | a    | $x_1$      |
 
-        A footnote[^1], a [link](https://example.org/a_b_c), ![a picture](data:,) and <kbd>Ctrl</kbd>.
+        A footnote[^1], a [link](https://example.org/a_b_c), ![a picture](data:,), <kbd>Ctrl</kbd>.
 
         [^1]: Its text.
         """
@@ -336,7 +340,8 @@ def test_google_sections_are_lists_of_definitions(show: Show) -> None:
             return x * factor
     ''')
     prose = shown.one("mg-prose")
-    assert [t.text for t in prose.xpath(".//strong")] == ["Arguments", "Returns", "Raises"]
+    titles = [t.text for t in prose.xpath(".//p[@class='mg-section']")]
+    assert titles == ["Arguments", "Returns", "Raises"]
     assert [t.text_content() for t in prose.xpath(".//dt")] == ["x", "factor", "ValueError"]
     about = [" ".join(d.text_content().split()) for d in prose.xpath(".//dd")]
     assert about[1:] == ["How much; on two lines.", "factor is 0."]
@@ -522,9 +527,7 @@ def inlays(shown: Shown, code: str) -> dict[str, str]:
 
 def test_shapes_stand_after_their_line(everything: Shown) -> None:
     assert inlays(everything, "self.weight = ") == {"weight": "weight 5"}
-    assert inlays(everything, "y = x.relu()") == {
-        "y": "y b 2 · c 5 | b 3 · c 5 | b 4 · c 5 +1"
-    }
+    assert inlays(everything, "y = x.relu()") == {"y": "y b 2 · c 5 | b 3 · c 5 | b 4 · c 5 +1"}
     assert inlays(everything, "z = y.sum()") == {"z": "z scalar"}
     assert "10 NaN" in inlays(everything, "hole =")["hole"]
     assert inlays(everything, "return y")["→"].startswith("→ b 2 · c 5")
@@ -577,7 +580,7 @@ def test_markup_in_a_traceback_is_text(show: Show) -> None:
     shown = show(
         """
         def fall(text):
-            raise ValueError(f"<b>{text}</b> *x* $y$\\n\\n# two paragraphs\\n\\n- one")
+            raise ValueError(f"<b>{text}</b> *x* $y$\\n\\n# two\\n\\n- one")
 
 
         def demo():
@@ -590,7 +593,7 @@ def test_markup_in_a_traceback_is_text(show: Show) -> None:
         assert not list(error.iter("b", "script", "em", "h1", "math"))
         assert [frame.text_content() for frame in error.xpath(".//li")] == [
             'line 7 in demo: fall("<script>alert(1)</script>")',
-            'line 3 in fall: raise ValueError(f"<b>{text}</b> *x* $y$\\n\\n# two paragraphs\\n\\n- one")',
+            'line 3 in fall: raise ValueError(f"<b>{text}</b> *x* $y$\\n\\n# two\\n\\n- one")',
         ]
     assert len(shown.all("mg-error")) == 2
 
@@ -599,6 +602,17 @@ def test_printed_paragraphs_stay_in_their_box(show: Show) -> None:
     shown = show('def demo():\n    print("one\\n\\n# two\\n\\n</pre>\\n<p>three")\n', run=True)
     (box,) = shown.all("mg-stdout")
     assert box.text_content() == "one\n\n# two\n\n</pre>\n<p>three"
+
+
+LINES = "<style>\n/* a */\n\n# b {\n  top: 0 }\n</style>\n\n<script>\n// *a*\n\ngo();\n</script>"
+
+
+def test_styles_and_scripts_of_a_value_keep_their_lines(show: Show) -> None:
+    source = "class T:\n    def _repr_html_(self):\n        return {}\n\n\ndef demo():\n    T()\n"
+    shown = show(source.format(repr(LINES + "\n\n<p>a\n\n*b*")), run=True)
+    assert f"<style>{shown.tree.xpath('string(//style)')}</style>" in LINES
+    assert f"<script>{shown.tree.xpath('string(//script[not(@class)])')}</script>" in LINES
+    assert shown.one("mg-rich").text_content().endswith("a\n\n*b*")
 
 
 # Copying

@@ -88,7 +88,7 @@ class SqueezeExcite(nn.Module):
 
     def excite(self, z: Tensor) -> Tensor:  # [b c] -> [b c]
         """What all channels hold decides how far each one opens (Eq. 3)."""
-        hidden = self.w1(z).relu()
+        hidden = self.w1(z).relu()  # b c/r
 
         # A sigmoid and not a softmax, for channels do not compete: several may be
         # turned up at once. With a ReLU in its place SE-ResNet-50 does worse than
@@ -140,7 +140,7 @@ class SEBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [b c_in h w] -> [b c_out h' w']
         """The gated branch on top of the shortcut."""
         residual = self.branch(x)
-        shortcut = self.skip(x)
+        shortcut = self.skip(x)  # b c_out h' w'
         return torch.relu(residual + shortcut)
 
 

@@ -49,7 +49,8 @@ def letters(
     record.write(written_axes(parse(text), trailing_comments(text), declared, recorded))
     while any(map(record.spread, (record.by_object, record.by_ellipsis, record.by_size))):
         pass  # what one rule finds may help the others, of which the most certain comes first
-    record.drop_doubtful()
+    while record.drop_doubtful():
+        pass
     return {
         index: tuple(
             axis if _is_known(axis) else str(size)
@@ -77,12 +78,12 @@ class _Record:
         self.labels = [[_OPEN] * len(shape.shape) for shape in shapes]
         self._shapes = shapes
         self._slots: dict[_Slot, list[int]] = defaultdict(list)
-        self._ellipses: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._twins: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._in_call: dict[int, set[int]] = defaultdict(set)
         self._calls_with: dict[int, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
         self._written: _Sizes = defaultdict(set)
         self._claimed: _Sizes = defaultdict(set)
-        self._inferred: list[tuple[list[int], int, str]] = []
+        self._inferred: list[tuple[_Rule, list[int], int, str]] = []
         for index, shape in enumerate(shapes):
             for call, thing in shape.seen:
                 self._in_call[call].add(index)
@@ -93,11 +94,14 @@ class _Record:
 
     def write(self, written: Mapping[Place, Sequence[Axes]]) -> None:
         """Take over what the source says, except where it contradicts itself."""
+        ellipses: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for index, shape in enumerate(self._shapes):
             fitting = (_fitted(axes, shape.shape) for axes in written.get(_place(shape), ()))
             self.labels[index] = next(filter(None, fitting), self.labels[index])
             for axis, name in enumerate(self.labels[index]):
-                self._ellipses[name].append((index, axis))
+                if name.startswith("..."):
+                    self._twins[index, axis] = ellipses[name]
+                    ellipses[name].append((index, axis))
                 for call, size in self._sizes_of([index], axis) if _is_known(name) else ():
                     self._written[call, name].add(size)
         for index, label in enumerate(self.labels):
@@ -127,15 +131,26 @@ class _Record:
                 for call, size in self._sizes_of(members, axis)
             )
             self._set(members, axis, name if certain else _NUMBER)
-            if certain and rule == self.by_size:
-                self._inferred.append((members, axis, name))
+            if certain:
+                self._inferred.append((rule, members, axis, name))
         return bool(found)
 
-    def drop_doubtful(self) -> None:
-        """Take back letters that were found by size before another of this size came to a call."""
-        for members, axis, name in self._inferred:
-            if self._only(self.by_size, members, axis) != name:
-                self._set(members, axis, _NUMBER)
+    def drop_doubtful(self) -> bool:
+        """Take back letters that no longer follow, now that more is known of other tensors.
+
+        Returns:
+            Whether there were any.
+        """
+        doubtful = [
+            (members, axis)
+            for rule, members, axis, name in self._inferred
+            if self._only(rule, members, axis) != name
+            or self._only(self.by_object, members, axis) not in (_OPEN, name)
+        ]
+        self._inferred = [it for it in self._inferred if it[1:3] not in doubtful]
+        for members, axis in doubtful:
+            self._set(members, axis, _NUMBER)
+        return bool(doubtful)
 
     def _only(self, rule: _Rule, members: Sequence[int], axis: int) -> str:
         """The letter of an axis of some shapes, if it is the only one possible in all runs."""
@@ -153,15 +168,15 @@ class _Record:
         here: set[str] = set()
         elsewhere: set[str] = set()
         for other, calls in self._calls_with[thing].items():
-            if self._shapes[other].shape == self._shapes[index].shape:
+            if other != index and self._shapes[other].shape == self._shapes[index].shape:
                 (here if call in calls else elsewhere).add(self.labels[other][axis])
         return set(filter(_is_known, here)) or set(filter(_is_known, elsewhere))
 
     def by_ellipsis(self, index: int, axis: int, call: int, thing: int) -> set[str]:
         """The letters that the same `...` has in other tensors of the call."""
-        twins = self._ellipses[self.labels[index][axis]] if self.labels[index][axis] else ()
-        names = {self.labels[other][at] for other, at in twins if other in self._in_call[call]}
-        return set(filter(_is_known, names))
+        twins = self._twins.get((index, axis), ())
+        others = [twin for twin in twins if twin[0] != index and twin[0] in self._in_call[call]]
+        return {self.labels[other][at] for other, at in others if _is_known(self.labels[other][at])}
 
     def by_size(self, index: int, axis: int, call: int, thing: int) -> set[str]:
         """The letters that have this size in the call.

@@ -94,7 +94,8 @@ def _inlay(name: str, entries: Sequence[LetteredShape]) -> str:
     if name.startswith("return"):
         shown, said = f"→{part}", f"returns{part}"
     axes = [_axes(*entry) + _nan(entry[0]) for entry in entries]
-    first, rest = axes[:_SHOWN], axes[_SHOWN:]
+    first = axes[:1] if len(axes[0]) > _ROOM else axes[:_SHOWN]
+    rest = axes[len(first) :]
     hidden = "".join(f'<span class="mg-more"> | {one}</span>' for one in rest)
     count = f'<span class="mg-count"> +{len(rest)}</span>' if rest else ""
     details = "\n".join(_details(*entry, alone=len(entries) == 1) for entry in entries)
@@ -106,7 +107,9 @@ def _inlay(name: str, entries: Sequence[LetteredShape]) -> str:
     )
 
 
-_SHOWN = 2  # shapes of one name on one line, before the reader asks for more
+# Shapes of one name on one line before the reader asks for more; one, if it is long.
+_SHOWN = 2
+_ROOM = 36
 
 
 def _axes(shape: Shape, letters: tuple[str, ...]) -> str:

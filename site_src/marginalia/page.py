@@ -10,9 +10,10 @@ import json
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,8 @@ class _Renderer:
         self.paper, self.text, self.rows, self.result = paper, text, rows, result
         self.context, self.extras = context, extras
         self.files: dict[str, bytes] = {}
-        self.symbols = symbols(text, paper.path)
-        taken = {"checked", "mg-failed", *(symbol.name for symbol in self.symbols)}
+        self.anchors = _anchors(symbols(text, paper.path))
+        taken = {"checked", "mg-failed", *chain.from_iterable(self.anchors.values())}
         self.headings = Headings(title=paper.title, taken=taken)
         self.snippets = _Snippets(paper, text, context)
         self.claims = result.claims if result else []
@@ -212,6 +213,12 @@ class _Renderer:
 
     def _summary(self) -> str:
         prose = _LETTERS.sub("", self.paper.summary) if self.paper.letters else self.paper.summary
+        return self._markdown(prose)
+
+    def _markdown(self, prose: str) -> str:
+        """Prose fitted into the page; an anchor of its own for a symbol would stand twice."""
+        names = set(chain.from_iterable(self.anchors.values()))
+        prose = _ANCHOR.sub(lambda match: "" if match[1] in names else match[0], prose)
         return sections(self.headings.fit(prose))
 
     def _key(self) -> str:
@@ -262,7 +269,7 @@ class _Renderer:
         )
 
     def _row(self, row: Row) -> str:
-        prose = sections(self.headings.fit(row.prose)).strip()
+        prose = self._markdown(row.prose).strip()
         if not prose and not row.code:
             return ""
         kind = "wide" if row.kind == "wide" else "pair" if prose else "bare"
@@ -275,7 +282,6 @@ class _Renderer:
         return "\n\n".join([*cells, "</div>"])
 
     def _code(self, row: Row) -> str:
-        anchors = {symbol.line: symbol for symbol in self.symbols}
         blocks: list[str] = []
         lines: list[str] = []
 
@@ -286,15 +292,16 @@ class _Renderer:
                 lines.clear()
 
         for number in row.code_lines:
-            lines.append(self._line(number, anchors.get(number)))
+            lines.append(self._line(number))
             if number in self.after:
                 close()
                 blocks += self.after[number]
         close()
         return f'<div class="mg-code">{self._buttons(row)}{_one_line("".join(blocks))}</div>'
 
-    def _line(self, number: int, symbol: Symbol | None) -> str:
-        target = f'<span id="{escape(symbol.name)}"></span>' if symbol else ""
+    def _line(self, number: int) -> str:
+        names = self.anchors.get(number, ())
+        target = "".join(f'<span id="{escape(name)}"></span>' for name in names)
         return (
             f'<span class="mg-line" id="L{number}">{target}<a class="mg-ln" href="#L{number}" '
             f'tabindex="-1" aria-label="Line {number}" data-n="{number}"></a>'
@@ -422,13 +429,29 @@ class _Snippets:
         return f'<script type="application/json" class="mg-snippets">{plain}</script>'
 
 
+def _anchors(found: Iterable[Symbol]) -> dict[int, list[str]]:
+    """Line -> the names that are defined there; where a name is defined again has no anchor."""
+    anchors: dict[int, list[str]] = defaultdict(list)
+    for name, line in {symbol.name: symbol.line for symbol in reversed(list(found))}.items():
+        anchors[line].append(name)
+    return anchors
+
+
+# Where a browser reads no `&#10;`.
+_VERBATIM = re.compile(r"(<style\b.*?</style|<script\b.*?</script)", re.DOTALL | re.IGNORECASE)
+
+# How modules of the labml site name a place.
+_ANCHOR = re.compile(r"""<a\s+(?:id|name)=["']?([\w.-]+)["']?\s*>\s*</a>""")
+
 # The paragraph that declares letters: the box of key facts has them.
 _LETTERS = re.compile(r"^Letters: .*?(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def _one_line(html: str) -> str:
     """HTML that Markdown passes over: no line of it can be taken for Markdown."""
-    return html.replace("\r", "").replace("\n", "&#10;").replace("\t", "&#9;")
+    parts = _VERBATIM.split(html.replace("\r", ""))
+    parts[::2] = [part.replace("\n", "&#10;").replace("\t", "&#9;") for part in parts[::2]]
+    return "".join(parts)
 
 
 def _outside(url: str, text: str) -> str:

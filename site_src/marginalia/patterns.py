@@ -77,12 +77,12 @@ def _from_comments(
     ends = Counter(_line(step) for step in steps)
     for step in steps:
         line, names = _line(step), _names(step)
-        if ends[line] > 1:
-            continue
         found = _shapes(re.split("->|→", comments.get(line, ""))[-1], line)
         if isinstance(step, ast.Return):
             names = [name for _, name in _parts(step, len(found))]
-        for name, axes in zip(names, found, strict=False) if len(names) == len(found) else ():
+        if len(names) != len(found) or ends[line] > 1:
+            continue
+        for name, axes in zip(names, found, strict=True):
             words = {word for axis in axes for word in _WORD.findall(axis)}
             if "?" not in axes and all(word.isdigit() or word in known for word in words):
                 yield (line, name), axes

@@ -79,12 +79,12 @@ def _section(section: DocstringSection) -> str:
     if section.kind is DocstringSectionKind.text:
         return str(value)
     if section.kind is DocstringSectionKind.examples:
-        return "**Example**\n\n" + "\n\n".join(_example(kind, text) for kind, text in value)
+        return "Example\n{.mg-section}\n\n" + "\n\n".join(_example(kind, text) for kind, text in value)
     if section.kind is DocstringSectionKind.admonition:
         text = "\n".join(f"    {line}" for line in value.description.split("\n"))
         return f"!!! {value.kind}\n\n{text}"
     title = section.title or _TITLES.get(section.kind, section.kind.value.capitalize())
-    return f"**{title}**\n\n" + "\n\n".join(_item(item) for item in value)
+    return f"{title}\n{{.mg-section}}\n\n" + "\n\n".join(_item(item) for item in value)
 
 
 _TITLES = {

@@ -54,7 +54,7 @@ def paper_of(catalog: Catalog, file: str) -> Paper:
 
 def test_no_link_leads_nowhere(site: BuiltSite) -> None:
     files = {p.relative_to(site.folder).as_posix() for p in site.folder.rglob("*") if p.is_file()}
-    assert len(site.pages) > 500
+    assert len(site.pages) > 400
     assert list(map(str, dangling(site.pages, files - set(site.pages)))) == []
 
 
@@ -155,8 +155,8 @@ def test_every_module_of_labml_has_its_page(site: BuiltSite) -> None:
         for path in files
     }
     assert len(wanted) > 200
-    missing = [p for p in wanted if f"companion/{p}/index.html".replace("//", "/") not in site.pages]
-    assert missing == []
+    pages = {Path("companion", path, "index.html").as_posix() for path in wanted}
+    assert pages - set(site.pages) == set()
 
 
 # The catalogue

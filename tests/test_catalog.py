@@ -394,6 +394,7 @@ def dangling(catalog: Catalog, written: dict[str, str]) -> list[str]:
     """The links from a page to a page or an anchor that is not there."""
     elsewhere = {paper.src_uri for paper in catalog.papers}
     elsewhere |= {f"guides/{note}.md" for note in catalog.guides}
+    elsewhere |= {page.name for page in DOCS.glob("*.md")}
     found = []
     for page, text in written.items():
         for link in re.findall(r"\]\(([^)]*)\)|<a href=\"([^\"]*)\"", text):

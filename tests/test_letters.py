@@ -430,7 +430,7 @@ def test_letters_of_a_paper() -> None:
     found = labelled(result, path, PAPERS)
     assert found["z = self.squeeze(u)", "z"] == {"b c"}
     assert found["s = self.excite(z)", "s"] == {"b c"}
-    assert found["hidden = self.w1(z).relu()", "hidden"] == {""}
+    assert found["hidden = self.w1(z).relu()  # b c/r", "hidden"] == {"b c/r"}
     assert found[
         'pixels = rearrange(u, "b c h w -> b c (h w)")[..., torch.randperm(63)]', "pixels"
     ] == {"b c h·w"}

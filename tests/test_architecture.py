@@ -11,9 +11,10 @@ PACKAGE = Path(marginalia.__file__).parent
 
 # From the bottom up. A module may import those of the layers before its own, and no others.
 LAYERS = [
-    ["docstrings", "errors", "external", "prose", "rewrite", "scaffold", "tensors"],
-    ["mathml", "notes", "paper", "rows", "store", "trace"],
-    ["claims", "collection", "keys", "syntax"],
+    ["docstrings", "errors", "external", "prose", "rewrite", "scaffold", "tensors", "tex"],
+    ["notes", "paper", "source", "store", "trace", "typeset", "values"],
+    ["collection", "mathml", "rows", "syntax"],
+    ["claims", "keys"],
     ["api", "capture", "catalog", "effects", "links"],
     ["code_html", "figures", "snippet"],
     ["demo"],

@@ -18,6 +18,7 @@ from lxml import html
 from marginalia.assemble import Options, Site, assemble
 from marginalia.errors import MarginaliaError
 from marginalia.links import dangling
+from marginalia.plugin import MarginaliaConfig
 
 GOOD = '''
     """Doubling."""
@@ -55,8 +56,11 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
+SiteOf = Callable[..., Site]
+
+
 @pytest.fixture
-def site_of(tmp_path: Path) -> Callable[..., Site]:
+def site_of(tmp_path: Path) -> SiteOf:
     """Write modules and assemble them."""
 
     def make(files: dict[str, str], **options: object) -> Site:
@@ -64,9 +68,6 @@ def site_of(tmp_path: Path) -> Callable[..., Site]:
         return assemble(Options(papers, tmp_path / "cache", workers=2, **options))  # type: ignore[arg-type]
 
     return make
-
-
-SiteOf = Callable[..., Site]
 
 
 # Modules
@@ -103,9 +104,13 @@ def test_a_broken_module_hurts_no_other(site_of: SiteOf) -> None:
 
 
 def test_every_module_has_the_page_that_the_report_names(site_of: SiteOf) -> None:
-    site = site_of({"a.py": GOOD, "t/b_c.py": BROKEN, "t/__init__.py": "", "t/d.py": "x = 1\n"})
-    for page in site.report.pages:
-        assert f"{page.url.rstrip('/')}.md" in site.pages, page
+    files = {"a.py": GOOD, "t_x/b_c.py": BROKEN, "t_x/__init__.py": "", "t_x/d.py": "x = 1\n"}
+    site = site_of(files)
+    urls = [page.url for page in site.report.pages]
+    assert urls == ["a/", "t-x/b-c/", "t-x/d/"]
+    assert {f"{url[:-1]}.md" for url in urls} <= set(site.pages)
+    mended = site_of(files | {"t_x/b_c.py": GOOD})
+    assert [page.url for page in mended.report.pages] == urls
 
 
 def test_what_ran_is_kept(site_of: SiteOf) -> None:
@@ -258,29 +263,36 @@ def test_the_user_s_own_pages_win(tmp_path: Path) -> None:
     assert "attention/good/index.html" in pages
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("papers", "no-such-folder"),
-        ("timeout", "soon"),
-        ("timeout", "-1"),
-        ("workers", "many"),
-        ("workers", "0"),
-        ("shapes", "'off'"),
-        ("companion", "3"),
-        ("api", "[]"),
-        ("shape", "true"),
-    ],
-)
-def test_a_wrong_option_is_named(tmp_path: Path, option: str, value: str) -> None:
+WRONG = {
+    "papers": ["no-such-folder", 1],
+    "cache": [[]],
+    "workers": ["many", 0, -1, True, 1.5],
+    "timeout": ["soon", 0, -1, True],
+    "shapes": ["off"],
+    "companion": [3],
+    "api": [[]],
+}
+
+
+@pytest.mark.parametrize(("option", "values"), WRONG.items())
+def test_wrong_options_are_refused(option: str, values: list[object], tmp_path: Path) -> None:
+    for value in values:
+        config = MarginaliaConfig(config_file_path=str(tmp_path / "mkdocs.yml"))
+        config.load_dict({"papers": str(tmp_path), option: value})
+        errors, _ = config.validate()
+        assert [name for name, _ in errors] == [option], value
+
+
+@pytest.mark.parametrize("option", ["timeout: soon", "shape: true"])
+def test_a_wrong_option_is_named(tmp_path: Path, option: str) -> None:
     folder = write(tmp_path / "mine", ADOPTED)
-    config = f"site_name: x\nplugins:\n  - marginalia:\n      {option}: {value}\n"
+    config = f"site_name: x\nplugins:\n  - marginalia: {{{option}}}\n"
     (folder / "mkdocs.yml").write_text(config)
     done = mkdocs(folder, "--strict")
     assert done.returncode == 1
-    assert f"'{option}'" in done.stderr
+    assert re.search(rf"(option '|name: ){option.split(':')[0]}\b", done.stderr)
     assert "Traceback" not in done.stderr
-    assert not (folder / "site" / "index.html").exists()
+    assert not (folder / "site").exists()
 
 
 def test_a_build_that_fails_lists_every_module(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import markdown
 import pytest
 from marginalia.errors import MarginaliaError
-from marginalia.mathml import MathError, to_mathml
-from marginalia.rows import parse, read_source
+from marginalia.rows import parse
+from marginalia.source import read_source
+from marginalia.typeset import MathError, to_mathml
 
 ASSETS = Path(__file__).parents[1] / "site_src/marginalia/assets"
 PAPERS = Path(__file__).parents[1] / "papers"
@@ -143,6 +144,7 @@ def test_other_commands() -> None:
     assert inside(r"\coloneqq x").count("≔") == 1
     assert "<mtext>(1)</mtext>" in inside(r"a \tag{1}")
     assert inside(r"a \\ b", display=True).count("<mtr>") == 2
+    assert "2pt" not in inside(r"a \\[2pt] b", display=True)
     assert "border:1px solid" in inside(r"\boxed{a}")
     assert inside(r"\text{\small A\tiny B}") == (
         '<mstyle mathsize="0.85em"><mtext>A</mtext></mstyle>'
@@ -168,6 +170,9 @@ def test_the_tex_is_kept_for_readers_but_is_no_text() -> None:
         (r"\frac{x}", "a command without its argument"),
         (r"\left( x", "extra left or missing right"),
         ("a_b_c", "double subscripts"),
+        (r"\mathrel{a}", "a command that is not typeset here"),
+        (r"\cancel{a}", "a command that is not typeset here"),
+        (r"a \xrightarrow{b} c", "a command that is not typeset here"),
     ],
 )
 def test_a_formula_that_is_not_tex_is_an_error_that_names_it(tex: str, reason: str) -> None:

@@ -18,8 +18,9 @@ from marginalia.links import Index
 from marginalia.page import Context, Extras, Page, error_page, render
 from marginalia.paper import load
 from marginalia.plugin import MarginaliaPlugin
-from marginalia.rows import parse, read_source, split_lines
+from marginalia.rows import parse
 from marginalia.runner import Job, run_isolated
+from marginalia.source import read_source, split_lines
 from markdown import Markdown
 from mkdocs.config.defaults import MkDocsConfig
 
@@ -656,7 +657,7 @@ def test_the_download_is_the_file(show: Show, source: bytes) -> None:
 
 
 def test_an_error_page_shows_place_reason_and_lines() -> None:
-    text = "a = 1\nb = 2\n<script> = *x*\nc = 4\n"
+    text = "a = 1\nb = '\u2028'\n<script> = *x*\nc = 4\n"
     shown = html.fromstring(
         to_html(error_page("my/broken_file.py", SourceError("x.py", 3, 1, "no <b>good</b>"), text))
     )

@@ -18,16 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marginalia.errors import SourceError
-from marginalia.rows import (
-    Row,
-    code_text,
-    is_script,
-    parse,
-    read_source,
-    split_lines,
-    symbols,
-    trailing_comments,
-)
+from marginalia.rows import Row, code_text, is_script, parse, trailing_comments
+from marginalia.source import read_source, split_lines, symbols
 
 
 def check(text: str) -> list[Row]:

@@ -13,8 +13,9 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 from marginalia.errors import MarginaliaError, SourceError
-from marginalia.rows import parse, symbols
+from marginalia.rows import parse
 from marginalia.snippet import runnable
+from marginalia.source import symbols
 
 MODEL = Path(__file__).parents[1] / "papers" / "attention" / "squeeze_excitation.py"
 

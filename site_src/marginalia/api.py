@@ -7,7 +7,7 @@ import posixpath
 import yaml
 
 from marginalia.paper import Paper
-from marginalia.rows import Symbol, symbols
+from marginalia.source import Symbol, symbols
 
 FOLDER = "reference"
 INDEX = f"{FOLDER}/index.md"

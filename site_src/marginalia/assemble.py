@@ -18,9 +18,10 @@ from marginalia.collection import Entry
 from marginalia.demo import Result, has_demo
 from marginalia.errors import MarginaliaError, SourceError
 from marginalia.links import Index
-from marginalia.paper import Paper, discover, load
-from marginalia.rows import Row, parse, read_source
+from marginalia.paper import Paper, discover, load, url_of
+from marginalia.rows import Row, parse
 from marginalia.runner import Job, Ran, run_all
+from marginalia.source import read_source
 from marginalia.store import Store
 
 DEFAULT_TIMEOUT = 60.0
@@ -228,9 +229,9 @@ class _Assembly:
 
     def _broken(self, path: Path, error: SourceError) -> None:
         source = path.relative_to(self.options.papers).as_posix()
-        url = source.removesuffix(path.suffix).replace("_", "-") + "/"
+        url = url_of(path, self.options.papers)
         raw = path.read_bytes().decode("utf-8", "replace")
-        self.site.pages[f"{url.rstrip('/')}.md"] = page.error_page(source, error, raw)
+        self.site.pages[f"{url.rstrip('/') or 'index'}.md"] = page.error_page(source, error, raw)
         self.site.report.pages.append(PageReport(source, url, "failed", reason=str(error)))
 
     def _report(self, module: _Module, ran: Ran | None) -> None:

@@ -27,8 +27,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from marginalia.claims import scrubbed
 from marginalia.rewrite import blocks, demo_of, hook, last_line, prologue, statement
+from marginalia.values import scrubbed
 
 Kind = Literal["stdout", "stderr", "warning", "value", "figure"]
 

@@ -155,13 +155,18 @@ class _Writer:
         parts = [
             f"# {_with_zh(topic.title, topic.zh)}",
             markdown(topic.about),
-            _div("mg-stats", _tally(entries)),
+            _div("mg-stats", " · ".join([_tally(entries), *self._claims_of(annotated)])),
             *_titled("Annotated papers", self._cards(annotated, page)),
         ]
         for kind in KINDS:
             lines = [self._line(entry, page) for entry in notes if entry.kind == kind]
             parts += _titled(_KIND_TITLES[kind], "\n".join(lines))
         return _page(topic.title, topic.about, parts)
+
+    def _claims_of(self, annotated: Iterable[Entry]) -> list[str]:
+        """How many claims were checked on these pages, in words."""
+        claims = sum(self._check(entry.paper).claims for entry in annotated if entry.paper)
+        return [f"{_count(claims, 'claim')} checked"] if claims else []
 
     def timeline(self) -> str:
         years: dict[int, list[Entry]] = defaultdict(list)

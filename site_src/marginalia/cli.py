@@ -19,9 +19,10 @@ from marginalia.assemble import DEFAULT_TIMEOUT, default_workers
 from marginalia.demo import Result
 from marginalia.errors import MarginaliaError
 from marginalia.paper import discover, load
-from marginalia.rows import parse, read_source
+from marginalia.rows import parse
 from marginalia.runner import Job, run_isolated
 from marginalia.snippet import runnable
+from marginalia.source import read_source
 
 FAILED = 1
 

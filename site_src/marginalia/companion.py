@@ -20,7 +20,8 @@ from marginalia.errors import MarginaliaError
 from marginalia.links import Index
 from marginalia.page import Context, Extras, Page, render
 from marginalia.paper import Paper, front_matter, load, page_url
-from marginalia.rows import Row, parse, read_source, symbols
+from marginalia.rows import Row, parse
+from marginalia.source import read_source, symbols
 
 # A formula or a code span may hold `[a](x)`: they are stepped over, not searched for links.
 _SKIP = r"(?P<skip>```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$)"

@@ -30,7 +30,8 @@ from marginalia.claims import Claim, Claims, claim_source
 from marginalia.errors import SourceError
 from marginalia.figures import Figures
 from marginalia.rewrite import demo_of, install, prologue
-from marginalia.rows import is_script, read_source, split_lines
+from marginalia.rows import is_script
+from marginalia.source import read_source, split_lines
 from marginalia.trace import Shape, Trace
 
 __all__ = ["Claim", "Failure", "Output", "Result", "Shape", "claim_source", "has_demo", "run"]

@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from marginalia.errors import SourceError
-from marginalia.rows import code_text, is_script, read_source
+from marginalia.rows import code_text, is_script
+from marginalia.source import read_source, tree_of
 
 FORMAT = 1  # of what is kept under a key
 CAPTURE = "worker"  # the module of ours whose imports are the capture code
@@ -300,10 +300,8 @@ def _facts(file: Path) -> _Facts:
 def _read(text: str, content: str) -> _Facts:
     try:
         code, numbers = code_text(text)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an invalid escape is the author's affair
-            tree = ast.parse(text.removeprefix("\ufeff"))
-    except (SourceError, SyntaxError, ValueError, RecursionError):
+        tree = tree_of(text)
+    except SourceError:
         return _Facts(content)  # its run will say what is wrong with it
     # The marker of a notebook script is no code, yet it decides what runs.
     kind = "script" if is_script(text) else "module"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from marginalia.demo import Shape
 from marginalia.patterns import Axes, Place, written_axes
 from marginalia.rows import trailing_comments
-from marginalia.syntax import parse
+from marginalia.source import tree_of
 
 _OPEN = ""  # for an axis whose letter may still be found; so does `...` for one of several
 _NUMBER = "#"  # for an axis without a letter, or with one that is in doubt
@@ -46,7 +46,7 @@ def letters(
     """
     recorded = {_place(shape) for shape in shapes}
     record = _Record(shapes)
-    record.write(written_axes(parse(text), trailing_comments(text), declared, recorded))
+    record.write(written_axes(tree_of(text), trailing_comments(text), declared, recorded))
     while any(map(record.spread, (record.by_object, record.by_ellipsis, record.by_size))):
         pass  # what one rule finds may help the others, of which the most certain comes first
     while record.drop_doubtful():

@@ -12,8 +12,8 @@ from typing import Literal
 from urllib.parse import unquote
 
 from marginalia import external
-from marginalia.rows import Symbol, symbols
-from marginalia.syntax import Scope, Use, bindings, column_of, parse, plain_lines, uses
+from marginalia.source import Symbol, column_of, plain_lines, symbols, tree_of
+from marginalia.syntax import Scope, Use, bindings, uses
 
 LinkKind = Literal["local", "paper", "companion", "external"]
 
@@ -68,7 +68,7 @@ class _Module:
     """What a module defines and imports. Its tree is not kept: a site has hundreds of modules."""
 
     def __init__(self, name: str, text: str, url: str, kind: LinkKind) -> None:
-        tree = parse(text, name)
+        tree = tree_of(text, name)
         self.name = name
         self.parts: _Parts = tuple(name.split("."))
         self.url = url
@@ -254,7 +254,7 @@ class Index:
         Raises:
             SourceError: The source does not parse.
         """
-        page = _Page(_Module(module, text, "", "paper"), parse(text, module), plain_lines(text))
+        page = _Page(_Module(module, text, "", "paper"), tree_of(text, module), plain_lines(text))
         found: dict[tuple[int, int], Link] = {}
         for link in (*self._of_names(page), *self._of_imports(page)):
             found.setdefault((link.line, link.column), link)

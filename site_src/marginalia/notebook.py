@@ -17,6 +17,7 @@ from marginalia.demo import Output, Result
 from marginalia.effects import binds, reads
 from marginalia.paper import Paper
 from marginalia.rows import Row, is_script, parse
+from marginalia.source import plain_lines, tree_of
 from marginalia.syntax import (
     dedent,
     end_of,
@@ -24,10 +25,8 @@ from marginalia.syntax import (
     is_dedentable,
     is_guard,
     is_text,
-    plain_lines,
     start_of,
 )
-from marginalia.syntax import parse as parse_tree
 
 _V4: Any = nbformat.v4  # it has no types
 _METADATA = {
@@ -107,7 +106,7 @@ class _Cell:
 
 
 def _cells(text: str, paper: Paper) -> list[_Cell]:
-    tree = parse_tree(text, paper.path)
+    tree = tree_of(text, paper.path)
     lines = plain_lines(text)
     opening = end_of(tree.body[0]) if tree.body and is_text(tree.body[0]) else 0
     if is_script(text):

@@ -10,7 +10,7 @@ from ansi2html import Ansi2HTMLConverter
 
 from marginalia.demo import Claim, Failure, Output, Shape
 from marginalia.errors import MarginaliaError
-from marginalia.mathml import to_mathml
+from marginalia.typeset import to_mathml
 
 # The richest form that a page can show comes first.
 _RICHEST = (

@@ -28,8 +28,9 @@ from marginalia.notebook import notebook
 from marginalia.outputs import claim_html, failure_html, output_html, shapes_html, values
 from marginalia.paper import Paper, page_url
 from marginalia.prose import Headings, sections
-from marginalia.rows import Row, Symbol, symbols
+from marginalia.rows import Row
 from marginalia.snippet import runnable
+from marginalia.source import Symbol, split_lines, symbols
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def render(
 
 def error_page(title: str, error: SourceError, text: str) -> str:
     """A page for a module that cannot be read: where and why, with the lines around the place."""
-    lines = text.splitlines()
+    lines = [line.rstrip("\r\n") for line in split_lines(text)]
     first = max(error.line - 4, 0)
     excerpt = "\n".join(
         f"{'→' if n == error.line else ' '} {n:4}  {line}"
@@ -297,7 +298,10 @@ class _Renderer:
                 close()
                 blocks += self.after[number]
         close()
-        return f'<div class="mg-code">{self._buttons(row)}{_one_line("".join(blocks))}</div>'
+        # A library's code would drown its prose, and ours, in the search.
+        search = "" if self.context.snippets else " data-search-exclude"
+        body = self._buttons(row) + _one_line("".join(blocks))
+        return f'<div class="mg-code"{search}>{body}</div>'
 
     def _line(self, number: int) -> str:
         names = self.anchors.get(number, ())

@@ -305,12 +305,7 @@ def load(path: Path, root: Path) -> Paper:
         SourceError: The file does not parse, its front matter is wrong, or it is not in `root`.
         OSError: The file cannot be read.
     """
-    try:
-        parts = list(path.relative_to(root).with_suffix("").parts)
-    except ValueError as error:
-        raise SourceError(path, 1, 1, f"the module is not in {root}") from error
-    if parts[-1] == "__init__":
-        parts.pop()
+    parts = _parts(path, root)
     read = _notebook if path.suffix == ".ipynb" else _module
     docstring, line, heading = read(path)
     meta, summary = front_matter(docstring, path, line)
@@ -318,11 +313,29 @@ def load(path: Path, root: Path) -> Paper:
     return Paper(
         path=path,
         module=".".join(parts),
-        url="".join(f"{part.replace('_', '-')}/" for part in parts),
+        url=url_of(path, root),
         title=meta.get("title") or _heading(summary) or heading or _in_words(name),
         summary=summary,
         meta=meta,
     )
+
+
+def url_of(path: Path, root: Path) -> str:
+    """The folder of a module's page on the site, also of one that cannot be read.
+
+    Raises:
+        SourceError: The file is not in `root`.
+    """
+    return "".join(f"{part.replace('_', '-')}/" for part in _parts(path, root))
+
+
+def _parts(path: Path, root: Path) -> list[str]:
+    """The parts of a module's name; a package is named as its folder."""
+    try:
+        parts = list(path.relative_to(root).with_suffix("").parts)
+    except ValueError as error:
+        raise SourceError(path, 1, 1, f"the module is not in {root}") from error
+    return parts[:-1] if parts[-1] == "__init__" else parts
 
 
 def _module(path: Path) -> tuple[str, int, str]:

@@ -79,7 +79,8 @@ def _section(section: DocstringSection) -> str:
     if section.kind is DocstringSectionKind.text:
         return str(value)
     if section.kind is DocstringSectionKind.examples:
-        return "Example\n{.mg-section}\n\n" + "\n\n".join(_example(kind, text) for kind, text in value)
+        examples = (_example(kind, text) for kind, text in value)
+        return "\n\n".join(["Example\n{.mg-section}", *examples])
     if section.kind is DocstringSectionKind.admonition:
         text = "\n".join(f"    {line}" for line in value.description.split("\n"))
         return f"!!! {value.kind}\n\n{text}"

@@ -1,36 +1,23 @@
 """The row grammar: any Python source becomes rows of prose beside code, and nothing is lost.
 
-Tokens and the syntax tree say what each line is (its role), the roles say where rows open, and a
-row runs until the next one opens. Other views of a source come from the same scan: its symbols,
-its trailing comments, and its code without prose.
+A scan of the source says what each line is (its role), the roles say where rows open, and a row
+runs until the next one opens. Other views of a source come from the same scan: its trailing
+comments, and its code without prose.
 """
 
 from __future__ import annotations
 
-import ast
-import codecs
-import inspect
-import io
-import json
 import re
-import threading
-import token
-import tokenize
-import warnings
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import Enum, auto
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from marginalia.docstrings import meant
 from marginalia.errors import SourceError
+from marginalia.source import Comment, Definition, Scan, Text, cookie, scan_of, split_lines
 
 RowKind = Literal["front", "wide", "doc", "side", "code"]
-SymbolKind = Literal["class", "function", "variable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,412 +45,6 @@ class Row:
     source: str
     code_lines: tuple[int, ...]
     symbol: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Symbol:
-    """A definition found in a module.
-
-    Args:
-        name: Qualified by the classes (and functions) around it: `Model.forward`.
-        kind: What is defined.
-        start: First line, decorators included.
-        end: Last line.
-        line: The line of the name itself.
-        column: 0-based column of the name, in characters.
-        docstring: Cleaned of indentation; empty for a variable.
-    """
-
-    name: str
-    kind: SymbolKind
-    start: int
-    end: int
-    line: int
-    column: int
-    docstring: str
-
-
-# Reading
-
-
-def read_source(path: Path) -> str:
-    """Read a source file so that encoding the text again gives its bytes.
-
-    Args:
-        path: A Python file in any encoding that it declares, or a notebook, which is turned into
-            a percent script.
-
-    Returns:
-        The text, with its line ends and its byte order mark as they are.
-
-    Raises:
-        SourceError: The bytes are not text in the declared encoding, the encoding is unknown, or
-            the notebook is broken or not in Python.
-        OSError: The file cannot be read.
-    """
-    data = path.read_bytes()
-    if path.suffix == ".ipynb":
-        return _percent(path, _decode(path, data, "utf-8"))
-    text = _decode(path, data, _encoding(path, data))
-    if "\0" in text:
-        raise SourceError(path, *_position(text[: text.index("\0")]), _NUL)
-    return text
-
-
-_NUL = "a null byte cannot be part of Python source"
-
-
-def _decode(path: Path, data: bytes, encoding: str) -> str:
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        place = _position(data[: error.start].decode(encoding, "replace"))
-        reason = f"byte 0x{data[error.start]:02x} is not {encoding}: {error.reason}"
-        raise SourceError(path, *place, reason) from error
-    except (LookupError, UnicodeError) as error:  # a codec that is not for text
-        raise SourceError(path, 1, 1, str(error)) from error
-
-
-def _encoding(path: Path, data: bytes) -> str:
-    """The encoding that the file declares (PEP 263)."""
-    marked = data.startswith(codecs.BOM_UTF8)
-    head = data.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    for number, line in enumerate(head.split(b"\n", 2)[:2], 1):
-        text = line.decode("latin-1")
-        if cookie := _COOKIE.match(text):
-            place = path, number, cookie.start(1) + 1
-            try:
-                name = codecs.lookup(cookie[1]).name.removesuffix("-sig")
-            except LookupError as error:
-                raise SourceError(*place, f"unknown encoding: {cookie[1]}") from error
-            if marked and name != "utf-8":
-                raise SourceError(*place, f"the byte order mark is UTF-8, so this is not {name}")
-            return name
-        if not _NO_CODE.match(text):
-            break
-    return "utf-8"
-
-
-_COOKIE = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.ASCII)
-_NO_CODE = re.compile(r"[ \t\f]*(?:#|$)")
-
-
-def _position(before: str) -> tuple[int, int]:
-    """The line and 1-based column of the character that follows the text `before`."""
-    lines = split_lines(before) or [""]
-    if lines[-1].endswith(("\n", "\r")):
-        lines.append("")
-    return len(lines), len(lines[-1].removeprefix("\ufeff")) + 1
-
-
-def _percent(path: Path, text: str) -> str:
-    """The notebook as a percent script."""
-    import jupytext  # type: ignore[import-untyped]  # slow to import, and few sources are notebooks
-    import nbformat
-
-    try:
-        json.loads(text)
-        with _quiet():
-            notebook = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
-            script = str(jupytext.writes(notebook, fmt="py:percent"))
-        metadata = notebook.metadata
-        kernel = metadata.get("kernelspec", {}).get("language", "python")
-        language = metadata.get("language_info", {}).get("name", kernel)
-    except json.JSONDecodeError as error:
-        reason = f"the notebook is not JSON: {error.msg}"
-        raise SourceError(path, error.lineno, error.colno, reason) from error
-    except Exception as error:  # nbformat documents no closed set of errors for a broken file
-        reason = str(error).partition("\n")[0]
-        raise SourceError(path, 1, 1, f"not a notebook: {reason}") from error
-    if language not in ("python", "ipython"):
-        raise SourceError(path, 1, 1, f"the notebook is in {language}, not in Python")
-    return script
-
-
-_WARNINGS = threading.Lock()  # catch_warnings swaps a global, and sources are read in threads
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def split_lines(text: str) -> list[str]:
-    r"""Split where Python ends a line (`\n`, `\r\n`, `\r`) and keep the line ends."""
-    return _LINE.findall(text)
-
-
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-
-# What Python sees
-
-
-@dataclass(frozen=True, slots=True)
-class _Comment:
-    line: int
-    column: int
-    text: str  # with its mark
-    own: bool  # alone on its line
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """A string statement that Python evaluates for its text alone: a docstring."""
-
-    start: int
-    column: int
-    end: int
-    end_column: int
-    text: str
-    lifted: bool  # it has its lines to itself, so it can leave the code
-
-
-@dataclass(frozen=True, slots=True)
-class _Definition:
-    symbol: Symbol
-    head: int  # the line of `def` or `class`, below the decorators
-    colon: int  # the last line of the header
-    docstring: _Text | None
-
-
-@dataclass(slots=True)
-class _Tokens:
-    comments: dict[int, _Comment] = field(default_factory=dict)
-    strings: list[tuple[int, int]] = field(default_factory=list)  # those of several lines
-    starts: list[int] = field(default_factory=list)  # of logical lines
-    ends: list[int] = field(default_factory=list)
-    names: dict[int, tuple[int, int]] = field(default_factory=dict)  # `def` line -> place of name
-
-    def opens(self, line: int) -> bool:
-        """Whether a logical line starts here."""
-        at = bisect_right(self.starts, line) - 1
-        return at >= 0 and self.starts[at] == line
-
-
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    lines: list[str]  # without line ends and byte order mark
-    tokens: _Tokens
-    docstring: _Text | None
-    texts: list[_Text]  # other string statements at the top level
-    definitions: list[_Definition]
-    symbols: list[Symbol]
-
-
-def _scan(text: str, path: str | Path) -> _Scan:
-    """Read the tokens and the tree of a source; every function here starts from it.
-
-    Raises:
-        SourceError: The running Python does not parse the text.
-    """
-    try:
-        return _scan_cached(text)
-    except SyntaxError as error:  # also indentation and tabs
-        place = max(error.lineno or 1, 1), max(error.offset or 1, 1)
-        raise SourceError(path, *place, error.msg) from error
-    except tokenize.TokenError as error:
-        reason, (line, column) = error.args
-        raise SourceError(path, line, column + 1, reason) from error
-    except UnicodeEncodeError as error:
-        place = _position(text.removeprefix("\ufeff")[: error.start])
-        raise SourceError(path, *place, "a lone surrogate is not text") from error
-    except (RecursionError, MemoryError) as error:
-        raise SourceError(path, 1, 1, "too deeply nested for Python to parse") from error
-
-
-@lru_cache(maxsize=16)
-def _scan_cached(text: str) -> _Scan:
-    if "\0" in text:
-        line, column = _position(text[: text.index("\0")])
-        raise SyntaxError(_NUL, ("", line, column, None))
-    text = text.removeprefix("\ufeff")
-    lines = [line.rstrip("\r\n") for line in split_lines(text)]
-    with _quiet():  # an invalid escape is the author's affair, when it runs
-        tree = ast.parse(text)
-    tokens = _tokens(lines)
-    docstring = _docstring(tree, tokens, lines)
-    later = tree.body[1:] if docstring else tree.body
-    texts = [found for node in later if (found := _text(node, tokens, lines))]
-    return _Scan(lines, tokens, docstring, texts, *_definitions(tree, tokens, lines))
-
-
-def _named(*names: str) -> frozenset[int]:
-    return frozenset(getattr(token, name) for name in names if hasattr(token, name))
-
-
-_FORMAT_START = _named("FSTRING_START", "TSTRING_START")
-_FORMAT_END = _named("FSTRING_END", "TSTRING_END")
-_LAYOUT = _named("INDENT", "DEDENT", "NL", "ENDMARKER", "ENCODING")
-
-
-def _tokens(lines: list[str]) -> _Tokens:
-    """Find comments, logical lines, long strings and the names that are defined."""
-    text = "\n".join([*lines, "", ""])  # two ends, for a file that ends in a backslash
-    tokens = _Tokens()
-    formats: list[int] = []  # the lines of the format strings that are open
-    opened = 0  # the first line of the logical line that is open
-    naming = False
-    for kind, string, (line, column), (last, _), _ in tokenize.generate_tokens(
-        io.StringIO(text).readline
-    ):
-        if kind == token.COMMENT:
-            if not formats:  # inside one a comment is part of what `=` prints
-                own = not lines[line - 1][:column].strip() and not _continues(lines, line, tokens)
-                tokens.comments[line] = _Comment(line, column, string, own)
-            continue
-        if kind == token.NEWLINE and opened:
-            tokens.ends.append(line)
-            opened = 0
-        if kind == token.NEWLINE or kind in _LAYOUT:
-            continue
-        if not opened:
-            opened = line
-            tokens.starts.append(line)
-        if kind in _FORMAT_START:
-            formats.append(line)
-        elif kind in _FORMAT_END:
-            first = formats.pop()
-            if last > first:
-                tokens.strings.append((first, last))
-        elif kind == token.STRING and last > line:
-            tokens.strings.append((line, last))
-        elif kind == token.NAME and naming:
-            tokens.names[opened] = line, column
-            naming = False
-        elif kind == token.NAME and string in ("def", "class"):
-            naming = True
-    return tokens
-
-
-def _continues(lines: list[str], line: int, tokens: _Tokens) -> bool:
-    """Whether a backslash joins this line to the one above."""
-    return line > 1 and lines[line - 2].endswith("\\") and line - 1 not in tokens.comments
-
-
-def _statements(tree: ast.Module) -> Iterator[tuple[ast.AST, str, bool]]:
-    """Every statement in order, with the prefix of its names and whether a function holds it.
-
-    Expressions are never entered, and nothing recurses: a long `elif` chain is a deep tree.
-    """
-    stack: list[tuple[ast.AST, str, bool]] = [(tree, "", False)]
-    while stack:
-        node, prefix, local = stack.pop()
-        yield node, prefix, local
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            prefix, local = f"{prefix}{node.name}.", True
-        elif isinstance(node, ast.ClassDef):
-            prefix = f"{prefix}{node.name}."
-        children: list[ast.AST] = []
-        for part in ("body", "handlers", "cases", "orelse", "finalbody"):
-            children += getattr(node, part, ())
-        stack += [(child, prefix, local) for child in reversed(children)]
-
-
-def _definitions(
-    tree: ast.Module, tokens: _Tokens, lines: list[str]
-) -> tuple[list[_Definition], list[Symbol]]:
-    """The classes and functions at any depth, and the symbols outside functions."""
-    definitions: list[_Definition] = []
-    found: dict[str, Symbol] = {}  # definitions are kept by place, variables by name
-    for node, prefix, local in _statements(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            definition = _definition(node, prefix, tokens, lines)
-            definitions.append(definition)
-            if not local:
-                found[f"{definition.head}"] = definition.symbol
-        elif not local:
-            for variable in _variables(node, prefix, lines):
-                found.setdefault(variable.name, variable)
-    return definitions, list(found.values())
-
-
-def _definition(
-    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef,
-    prefix: str,
-    tokens: _Tokens,
-    lines: list[str],
-) -> _Definition:
-    head = bisect_right(tokens.starts, node.lineno) - 1
-    start = tokens.starts[head]
-    if node.decorator_list:  # the line of the `@`, which a bracket can part from its expression
-        start = tokens.starts[bisect_right(tokens.starts, node.decorator_list[0].lineno) - 1]
-    line, column = tokens.names[tokens.starts[head]]
-    symbol = Symbol(
-        name=prefix + node.name,
-        kind="class" if isinstance(node, ast.ClassDef) else "function",
-        start=start,
-        end=node.end_lineno or node.lineno,
-        line=line,
-        column=column,
-        docstring=ast.get_docstring(node) or "",
-    )
-    docstring = _docstring(node, tokens, lines)
-    return _Definition(symbol, tokens.starts[head], tokens.ends[head], docstring)
-
-
-_Documented = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-
-
-def _docstring(node: _Documented, tokens: _Tokens, lines: list[str]) -> _Text | None:
-    return _text(node.body[0], tokens, lines) if node.body else None
-
-
-def _text(node: ast.stmt, tokens: _Tokens, lines: list[str]) -> _Text | None:
-    """The statement as a text, if it is nothing but a string."""
-    if not (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    ):
-        return None
-    end = node.end_lineno or node.lineno
-    column = _column(lines[node.lineno - 1], node.col_offset)
-    end_column = _column(lines[end - 1], node.end_col_offset or 0)
-    after = lines[end - 1][end_column:].strip()
-    lifted = (
-        not lines[node.lineno - 1][:column].strip()
-        and tokens.opens(node.lineno)
-        and lines[node.lineno - 1][column] != "("
-        and (not after or after.startswith("#"))
-    )
-    typed = [*lines[node.lineno - 1 : end - 1], lines[end - 1][:end_column]]
-    typed[0] = typed[0][column:]
-    text = inspect.cleandoc(meant(node.value.value, "\n".join(typed)))
-    return _Text(node.lineno, column, end, end_column, text, lifted)
-
-
-def _column(line: str, offset: int) -> int:
-    """The syntax tree counts columns in bytes of UTF-8; this counts characters."""
-    return offset if line.isascii() else len(line.encode()[:offset].decode())
-
-
-def _variables(node: ast.AST, prefix: str, lines: list[str]) -> Iterator[Symbol]:
-    """The names that an assignment binds."""
-    targets: list[ast.expr] = []
-    if isinstance(node, ast.Assign):
-        targets = node.targets[::-1]
-    elif isinstance(node, ast.AnnAssign):
-        targets = [node.target]
-    elif type(node).__name__ == "TypeAlias":  # since Python 3.12
-        targets = [getattr(node, "name")]  # noqa: B009  # the type is unknown to Python 3.11
-    while targets:
-        target = targets.pop()
-        if isinstance(target, ast.Tuple | ast.List):
-            targets += target.elts[::-1]
-        elif isinstance(target, ast.Starred):
-            targets.append(target.value)
-        elif isinstance(target, ast.Name) and isinstance(node, ast.stmt):
-            yield Symbol(
-                name=prefix + target.id,
-                kind="variable",
-                start=node.lineno,
-                end=node.end_lineno or node.lineno,
-                line=target.lineno,
-                column=_column(lines[target.lineno - 1], target.col_offset),
-                docstring="",
-            )
 
 
 # The role of a line
@@ -494,7 +75,7 @@ _FOREIGN = re.compile(r"%%.*\blanguage=")  # a cell in another language, all of 
 _HEADER_KEY = re.compile(r"#\s*[a-z][\w-]*:")
 
 
-def _roles(scan: _Scan) -> list[_Role]:
+def _roles(scan: Scan) -> list[_Role]:
     """What each line is; the line numbers are the indices, so there is one entry at either end."""
     roles = [_Role.CODE if line.strip() else _Role.BLANK for line in scan.lines]
     roles = [_Role.BLANK, *roles, _Role.BLANK]
@@ -522,35 +103,31 @@ def _roles(scan: _Scan) -> list[_Role]:
     return roles
 
 
-def _mark_text(roles: list[_Role], text: _Text) -> None:
+def _mark_text(roles: list[_Role], text: Text) -> None:
     roles[text.start : text.end + 1] = [_Role.TEXT] * (text.end + 1 - text.start)
 
 
-def _is_code(comment: _Comment, scan: _Scan, script: bool) -> bool:
+def _is_code(comment: Comment, scan: Scan, script: bool) -> bool:
     """Whether an own-line comment speaks to a tool and not to the reader."""
     if _PRAGMA.match(comment.text):
         return True
     if script and not comment.column and _MAGIC.match(comment.text):
         return True
-    return comment.line in _cookie(scan)
+    return comment.line == _cookie_line(scan)
 
 
-def _cookie(scan: _Scan) -> range:
-    """The line of the coding cookie, if there is one."""
-    for number, line in enumerate(scan.lines[:2], 1):
-        if _COOKIE.match(line):
-            return range(number, number + 1)
-        if not _NO_CODE.match(line):
-            break
-    return range(0)
+def _cookie_line(scan: Scan) -> int:
+    """The line of the coding cookie; 0 if there is none."""
+    found = cookie(scan.lines)
+    return found[0] if found else 0
 
 
-def _header(scan: _Scan) -> range:
+def _header(scan: Scan) -> range:
     """The lines of the notebook header: YAML in comments between `# ---` lines at the top."""
     comments, line = scan.tokens.comments, 1
     while line <= len(scan.lines) and (
         not scan.lines[line - 1].strip()
-        or line in _cookie(scan)
+        or line == _cookie_line(scan)
         or (line in comments and comments[line].text.startswith("#!"))
     ):
         line += 1
@@ -567,11 +144,11 @@ def _header(scan: _Scan) -> range:
     return range(0)
 
 
-def _is_fence(comment: _Comment | None) -> bool:
+def _is_fence(comment: Comment | None) -> bool:
     return comment is not None and comment.own and comment.text.rstrip() == "# ---"
 
 
-def _is_script(scan: _Scan) -> bool:
+def _is_script(scan: Scan) -> bool:
     comments = scan.tokens.comments
     if any(re.match(r"#\s+(?:jupyter|jupytext):", comments[line].text) for line in _header(scan)):
         return True
@@ -584,7 +161,7 @@ def _is_script(scan: _Scan) -> bool:
 # Prose
 
 
-def _uncomment(comment: _Comment, cell: bool = False) -> str:
+def _uncomment(comment: Comment, cell: bool = False) -> str:
     """The text of a comment: its marks and one space are taken off, the rest of the line stays."""
     text = comment.text[1:] if cell else comment.text.lstrip("#")
     if comment.text.startswith("#:"):
@@ -606,9 +183,9 @@ class _Block:
     role: _Role
 
 
-def _blocks(scan: _Scan, roles: list[_Role]) -> list[_Block]:
+def _blocks(scan: Scan, roles: list[_Role]) -> list[_Block]:
     blocks: list[_Block] = []
-    group: list[_Comment] = []
+    group: list[Comment] = []
     for line in range(1, len(scan.lines) + 2):
         comment = scan.tokens.comments.get(line) if _is_prose(roles[line]) else None
         if group and (comment is None or comment.column != group[-1].column):
@@ -623,7 +200,7 @@ def _is_prose(role: _Role) -> bool:
     return role is _Role.PROSE or role is _Role.CELL
 
 
-def _block(group: list[_Comment], role: _Role) -> _Block:
+def _block(group: list[Comment], role: _Role) -> _Block:
     text = "\n".join(_uncomment(comment, role is _Role.CELL) for comment in group)
     lines = [line if line.strip() else "" for line in text.split("\n")]
     return _Block(group[0].line, group[-1].line, "\n".join(lines).strip("\n"), role)
@@ -645,7 +222,7 @@ def parse(text: str, path: str | Path = "<source>") -> list[Row]:
     Raises:
         SourceError: The running Python does not parse the text.
     """
-    scan = _scan(text, path)
+    scan = scan_of(text, path)
     sources = split_lines(text)
     if not sources:
         return []
@@ -701,7 +278,7 @@ class _Opening:
     symbol: str = ""
 
 
-def _openings(scan: _Scan, roles: list[_Role]) -> dict[int, _Opening]:
+def _openings(scan: Scan, roles: list[_Role]) -> dict[int, _Opening]:
     """The lines at which rows start."""
     openings: dict[int, _Opening] = {}
     ended: list[int] = []  # last lines after which code belongs to nothing above it
@@ -745,7 +322,7 @@ def _following(roles: list[_Role]) -> list[int]:
     return following
 
 
-def _prose(text: _Text, scan: _Scan) -> str:
+def _prose(text: Text, scan: Scan) -> str:
     """A docstring, and the remark behind it on its last line, which would show nowhere else."""
     comment = scan.tokens.comments.get(text.end)
     remark = _uncomment(comment) if comment and not _PRAGMA.match(comment.text) else ""
@@ -760,7 +337,7 @@ class _Headings:
     own.
     """
 
-    def __init__(self, scan: _Scan, roles: list[_Role]) -> None:
+    def __init__(self, scan: Scan, roles: list[_Role]) -> None:
         self.scan = scan
         self.tops = [self._top(definition, roles) for definition in scan.definitions]
         self.comments: list[list[str]] = [[] for _ in scan.definitions]
@@ -772,7 +349,7 @@ class _Headings:
                 inside += range(definition.colon + 1, definition.docstring.start)
             self.within.update(dict.fromkeys(inside, number))
 
-    def _top(self, definition: _Definition, roles: list[_Role]) -> int:
+    def _top(self, definition: Definition, roles: list[_Role]) -> int:
         """The definition's first line, or that of the pragmas that touch it."""
         comments, top = self.scan.tokens.comments, definition.symbol.start
         column = len(indent := self.scan.lines[top - 1]) - len(indent.lstrip())
@@ -812,24 +389,6 @@ class _Headings:
 # Other views of a source
 
 
-def symbols(text: str, path: str | Path = "<source>") -> list[Symbol]:
-    """List the definitions of a module and of its classes, in order.
-
-    A variable is listed where it is first assigned. What functions define inside is not listed.
-
-    Args:
-        text: The source.
-        path: Its name, for errors.
-
-    Returns:
-        Functions, classes and variables with their places.
-
-    Raises:
-        SourceError: The running Python does not parse the text.
-    """
-    return list(_scan(text, path).symbols)
-
-
 def trailing_comments(text: str, path: str | Path = "<source>") -> dict[int, str]:
     """Find the comments that stand behind code.
 
@@ -843,7 +402,7 @@ def trailing_comments(text: str, path: str | Path = "<source>") -> dict[int, str
     Raises:
         SourceError: The running Python does not parse the text.
     """
-    comments = _scan(text, path).tokens.comments
+    comments = scan_of(text, path).tokens.comments
     return {line: _uncomment(found).strip() for line, found in comments.items() if not found.own}
 
 
@@ -860,7 +419,7 @@ def is_script(text: str) -> bool:
     if not re.search(r"%%|# In ?\[|# ---", text):
         return False
     try:
-        return _is_script(_scan(text, "<source>"))
+        return _is_script(scan_of(text))
     except SourceError:
         return False
 
@@ -885,7 +444,7 @@ def code_text(text: str, path: str | Path = "<source>") -> tuple[str, tuple[int,
     Raises:
         SourceError: The running Python does not parse the text.
     """
-    scan = _scan(text, path)
+    scan = scan_of(text, path)
     code = _without_prose(scan, docstrings=False)
     everything = "\n".join(code.values())
     if _READS_SOURCE.search(everything):
@@ -895,7 +454,7 @@ def code_text(text: str, path: str | Path = "<source>") -> tuple[str, tuple[int,
     return "".join(f"{line}\n" for line in code.values()), tuple(code)
 
 
-def _without_prose(scan: _Scan, *, docstrings: bool) -> dict[int, str]:
+def _without_prose(scan: Scan, *, docstrings: bool) -> dict[int, str]:
     """Line number -> what is left of the line."""
     lines = dict(enumerate(scan.lines, 1))
     for comment in scan.tokens.comments.values():
@@ -917,7 +476,7 @@ def _without_prose(scan: _Scan, *, docstrings: bool) -> dict[int, str]:
     return {n: line for n, line in left.items() if line or n in verbatim or n in inside}
 
 
-def _string_lines(scan: _Scan, removed: list[_Text]) -> set[int]:
+def _string_lines(scan: Scan, removed: list[Text]) -> set[int]:
     """The lines whose end lies inside a string: their spaces count."""
     gone = {line for text in removed for line in range(text.start, text.end)}
     ends = {line for first, last in scan.tokens.strings for line in range(first, last)}

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from marginalia import isolation, keys, worker
 from marginalia.demo import Failure, Result, claim_source
 from marginalia.errors import SourceError
-from marginalia.rows import read_source, split_lines
+from marginalia.source import read_source, split_lines
 from marginalia.store import Store
 
 MAX_BYTES = 64 * 2**20

@@ -20,7 +20,7 @@ from typing import Literal
 
 from marginalia.effects import Changes, binds, is_seeding, needs
 from marginalia.errors import MarginaliaError
-from marginalia.rows import read_source, symbols
+from marginalia.source import plain_lines, read_source, symbols, tree_of
 from marginalia.syntax import (
     dedent,
     end_of,
@@ -29,8 +29,6 @@ from marginalia.syntax import (
     is_guard,
     is_text,
     module_uses,
-    parse,
-    plain_lines,
     start_of,
 )
 
@@ -129,7 +127,7 @@ class _Module:
         self.name, self.is_package = _module_name(path, root)
         self.source = text
         self.lines = plain_lines(text)
-        self.tree = parse(text, path)
+        self.tree = tree_of(text, path)
         self.demo = next(
             (n for n in self.tree.body if isinstance(n, ast.FunctionDef) and n.name == "demo"), None
         )

@@ -8,16 +8,11 @@ methods. Everything that follows a name to its definition starts here.
 from __future__ import annotations
 
 import ast
-import io
-import threading
-import tokenize
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from marginalia.rows import split_lines, symbols
+from marginalia.source import scan_of
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -65,27 +60,6 @@ class Use:
         return self.path[0]
 
 
-def parse(text: str, path: str | Path = "<source>") -> ast.Module:
-    """The syntax tree of a source.
-
-    Args:
-        text: The source, with any line ends.
-        path: Its name, for errors.
-
-    Raises:
-        SourceError: The running Python does not parse the text.
-    """
-    symbols(text, path)  # says where it does not parse
-    normal = "".join(f"{line}\n" for line in plain_lines(text))
-    with _WARNINGS, warnings.catch_warnings():
-        for category in (SyntaxWarning, DeprecationWarning):
-            warnings.simplefilter("ignore", category)  # an invalid escape is its author's affair
-        return ast.parse(normal)
-
-
-_WARNINGS = threading.Lock()  # catch_warnings swaps a global, and sources are read in threads
-
-
 def uses(nodes: Iterable[ast.AST], module: Scope | None = None) -> list[Use]:
     """Find every name in some statements of a module's top level.
 
@@ -128,11 +102,6 @@ def end_of(node: ast.AST) -> int:
     return line
 
 
-def column_of(line: str, offset: int) -> int:
-    """The column in characters: the syntax tree counts bytes of UTF-8."""
-    return offset if line.isascii() else len(line.encode()[:offset].decode(errors="ignore"))
-
-
 def is_guard(node: ast.AST) -> bool:
     """Whether a statement is `if __name__ == "__main__":`."""
     return isinstance(node, ast.If) and any(
@@ -170,32 +139,17 @@ def is_dedentable(function: ast.FunctionDef, body: Iterable[ast.stmt]) -> bool:
     return not function.decorator_list and not any(ast.iter_child_nodes(function.args))
 
 
-def plain_lines(text: str) -> list[str]:
-    """The lines of a source without line ends and byte order mark."""
-    return [line.rstrip("\r\n") for line in split_lines(text.removeprefix("\ufeff"))]
-
-
 def inside_strings(text: str) -> frozenset[int]:
     """The lines that start inside a string, whose indentation therefore is part of a value."""
-    inside: set[int] = set()
-    opened: list[int] = []
-    normal = "".join(f"{line}\n" for line in plain_lines(text))
-    for token in tokenize.generate_tokens(io.StringIO(normal).readline):
-        kind = tokenize.tok_name[token.type]
-        if kind == "STRING":
-            inside.update(range(token.start[0] + 1, token.end[0] + 1))
-        elif kind in ("FSTRING_START", "TSTRING_START"):
-            opened.append(token.start[0])
-        elif kind in ("FSTRING_END", "TSTRING_END"):
-            inside.update(range(opened.pop() + 1, token.end[0] + 1))
-    return frozenset(inside)
+    strings = scan_of(text).tokens.strings
+    return frozenset(line for first, last in strings for line in range(first + 1, last + 1))
 
 
 def dedent(lines: Sequence[str], first: int, last: int, inside: frozenset[int]) -> list[str]:
     """Take the indentation of the first line off a range of lines.
 
     Args:
-        lines: The file, as `plain_lines` gives it.
+        lines: The file, as `source.plain_lines` gives it.
         first: First line of the range, 1-based.
         last: Last line, inclusive.
         inside: What `inside_strings` says: these lines stay as they are.

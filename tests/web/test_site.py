@@ -16,7 +16,7 @@ from lxml import html
 from marginalia.catalog import Catalog, load
 from marginalia.links import dangling
 from marginalia.paper import Paper
-from marginalia.rows import symbols
+from marginalia.source import symbols
 
 PAPERS = ROOT / "papers"
 HOST = "https://site.example/"

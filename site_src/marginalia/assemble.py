@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,8 @@ from marginalia.rows import Row, parse
 from marginalia.runner import Job, Ran, run_all
 from marginalia.source import read_source
 from marginalia.store import Store
+
+log = logging.getLogger("mkdocs.plugins.marginalia")
 
 DEFAULT_TIMEOUT = 60.0
 MAX_STORE = 2_000_000_000  # bytes of finished demos; those used longest ago go first
@@ -106,7 +109,7 @@ class Site:
 
     pages: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
-    nav: list[object] = field(default_factory=list)
+    nav: list[dict[str, str]] = field(default_factory=list)
     report: Report = field(default_factory=Report)
     dangling: list[companion.Dangling] = field(default_factory=list)
 
@@ -216,7 +219,11 @@ class _Assembly:
         papers = [module.paper for module in self.modules]
         index = catalog.load(self.options.papers, self.options.docs, papers)
         for module in self.modules:
-            self._paper(module, index)
+            try:
+                self._paper(module, index)
+            except Exception as error:  # a fault of ours must not take the other pages with it
+                log.exception("%s cannot be rendered", module.paper.path)
+                self._unrendered(module, error)
         if self.options.api:
             self._api()
         if self.library:
@@ -233,6 +240,15 @@ class _Assembly:
         raw = path.read_bytes().decode("utf-8", "replace")
         self.site.pages[f"{url.rstrip('/') or 'index'}.md"] = page.error_page(source, error, raw)
         self.site.report.pages.append(PageReport(source, url, "failed", reason=str(error)))
+
+    def _unrendered(self, module: _Module, error: Exception) -> None:
+        reports = self.site.report.pages
+        mine = next(n for n, one in enumerate(reports) if one.url == module.paper.url)
+        reason = f"cannot be rendered: {type(error).__name__}: {error}"
+        reports[mine] = replace(reports[mine], status="failed", reason=reason)
+        wrong = SourceError(module.paper.path, 1, 1, reason)
+        page_of_error = page.error_page(reports[mine].source, wrong, module.text)
+        self.site.pages[module.paper.src_uri] = page_of_error
 
     def _report(self, module: _Module, ran: Ran | None) -> None:
         source = module.paper.path.relative_to(self.options.papers).as_posix()

@@ -12,7 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import Abort, PluginError
 from mkdocs.livereload import LiveReloadServer
 from mkdocs.plugins import BasePlugin
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 from marginalia.assemble import DEFAULT_TIMEOUT, Options, Report, assemble, default_workers
 from marginalia.errors import MarginaliaError
@@ -63,6 +63,12 @@ class MarginaliaConfig(Config):
     companion = option.Type(bool, default=False)
 
 
+def _generated(config: MkDocsConfig, uri: str, content: str | bytes) -> File:
+    """A file of ours. Pages are found through the indexes: a navigation of all would be no help."""
+    hidden = InclusionLevel.NOT_IN_NAV
+    return File.generated(config, uri, content=content, inclusion=hidden)
+
+
 class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
     """Add the pages of a folder of annotated modules to a MkDocs site.
 
@@ -84,6 +90,7 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
         for name in _EXTENSIONS:
             if name not in config.markdown_extensions:
                 config.markdown_extensions.append(name)
+        logging.getLogger("jieba").setLevel(logging.WARNING)  # it reports on its dictionary
         for name, settings in _EXTENSION_SETTINGS.items():
             config.mdx_configs.setdefault(name, settings)
         config.extra_css += [f"{_ASSETS}/{p.name}" for p in sorted(_HERE.glob("assets/*.css"))]
@@ -107,13 +114,15 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
         made: dict[str, str | bytes] = {**site.pages, **site.files}
         for uri, content in made.items():
             if files.get_file_from_path(uri) is None:
-                files.append(File.generated(config, uri, content=content))
+                files.append(_generated(config, uri, content))
         for path in sorted((_HERE / "assets").rglob("*")):
             if path.is_file():
                 uri = f"{_ASSETS}/{path.relative_to(_HERE / 'assets').as_posix()}"
                 files.append(File.generated(config, uri, abs_src_path=str(path)))
         if config.nav is None:
-            config.nav = site.nav
+            own = [file.src_uri for file in files.documentation_pages() if not file.generated_by]
+            ours = [item for item in site.nav if not set(item.values()) & set(own)]
+            config.nav = [*sorted(own, key=lambda uri: (uri != "index.md", uri)), *ours]
         return files
 
     def on_post_build(self, *, config: MkDocsConfig) -> None:
@@ -124,8 +133,9 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
         if failed:
             raise Abort("\n".join([f"{len(failed)} pages failed:", *failed]))
         site = Path(config.site_dir)
-        pages = {p.relative_to(site).as_posix(): p.read_text("utf-8") for p in site.rglob("*.html")}
-        for link in dangling(pages):
+        files = {path.relative_to(site).as_posix(): path for path in site.rglob("*.*")}
+        pages = {name: files[name].read_text("utf-8") for name in files if name.endswith(".html")}
+        for link in dangling(pages, files):
             log.warning("%s", link)
 
     def on_serve(self, server: LiveReloadServer, **_: Any) -> LiveReloadServer:

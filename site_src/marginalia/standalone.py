@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def _configure(settings: Settings, scratch: Path) -> Path:
         "workers": settings.workers,
         "timeout": settings.timeout,
         "shapes": settings.shapes,
-        "cache": str(user_cache_path("marginalia")),
+        "cache": str(user_cache_path("marginalia") / _name_of(settings.folder)),
         "api": False,
     }
     config = {
@@ -109,6 +110,11 @@ def _configure(settings: Settings, scratch: Path) -> Path:
     path = scratch / "mkdocs.yml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
+
+
+def _name_of(folder: Path) -> str:
+    """A name for the stored demos of a folder, which itself is left as it is."""
+    return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
 
 
 def _log_to_stderr(quiet: bool) -> None:

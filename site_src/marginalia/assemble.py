@@ -231,6 +231,9 @@ class _Assembly:
         extra = self._extra_pages()
         checks = {name: _check(ran) for name, ran in self.results.items()}
         written = catalog.pages(index, checks, site_name=self.options.site_name, extra=extra)
+        for entry in index.entries:
+            if entry.source in written:
+                written[entry.source] += self._companion_section(entry)
         self.site.pages = written | self.site.pages
         self.site.nav = list(catalog.nav(index, extra))
 
@@ -281,9 +284,8 @@ class _Assembly:
         entry = index.names[paper.module]
         topic = index.topics[entry.topic]
         note = index.note_for(paper)
-        related = self.library.about(paper.arxiv) if self.library and paper.arxiv else []
         after = [catalog.note_section(note) if note else ""]
-        after.append(_companion_section(paper, related))
+        after.append(self._companion_section(entry))
         return page.Extras(
             crumbs=(("Topics", catalog.TOPICS), (topic.title, f"topics/{topic.slug}.md")),
             compare=tuple(_near(index.names[name]) for name in paper.compare),
@@ -291,6 +293,15 @@ class _Assembly:
             api=api.url_of(paper) if self.options.api else "",
             meta={"tags": list(paper.tags)} if paper.tags else {},
         )
+
+    def _companion_section(self, entry: Entry) -> str:
+        """Links to the companion's pages on the same paper, for the end of a page."""
+        related = self.library.about(entry.arxiv) if self.library and entry.arxiv else []
+        if not related:
+            return ""
+        here = posixpath.dirname(entry.source) or "."
+        links = [f"- [{title}]({posixpath.relpath(source, here)})" for title, source in related]
+        return "\n".join(["\n## In the companion library\n", *links, ""])
 
     def _api(self) -> None:
         documented = [m for m in self.modules if api.public(m.text)]
@@ -359,16 +370,6 @@ def _ran(result: Result) -> str:
     device = "CPU" if result.device == "cpu" else result.device.removeprefix("cuda: ")
     day = date.fromisoformat(result.date)
     return f"ran in {result.seconds:.1f} s on {device}, {day.day} {day:%B %Y}"
-
-
-def _companion_section(paper: Paper, related: list[tuple[str, str]]) -> str:
-    if not related:
-        return ""
-    here = posixpath.dirname(paper.src_uri) or "."
-    links = "\n".join(
-        f"- [{title}]({posixpath.relpath(source, here)})" for title, source in related
-    )
-    return f"## In the companion library\n\n{links}"
 
 
 def _near(entry: Entry) -> tuple[str, str]:

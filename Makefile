@@ -26,8 +26,9 @@ $(VENV)/.done: requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
+# Not strict: a page that fails is shown with its error while it is mended.
 serve: setup  ## run the demos, serve the site, reload on every save
-	$(BIN)/mkdocs serve $(ARGS)
+	$(BIN)/mkdocs serve --no-strict $(ARGS)
 
 build: setup  ## run the demos, write the site into site/ (ARGS=--verbose lists dangling links of the companion)
 	$(BIN)/mkdocs build --strict $(ARGS)

@@ -306,7 +306,8 @@ def test_a_build_that_fails_lists_every_module(tmp_path: Path) -> None:
     done = mkdocs(folder)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    said = done.stdout.partition("3 pages failed")[2]
+    assert "3 pages failed" in done.stdout + done.stderr
+    said = "\n".join(line for line in done.stderr.splitlines() if line.startswith("ERROR"))
     assert re.search(r"broken\.py:2:5: invalid syntax", said)
     assert re.search(r"deep/also_broken\.py:1:\d+: ", said)
     assert re.search(r"false\.py: line 3: AssertionError: .*\b4\b.*\b5\b", said)

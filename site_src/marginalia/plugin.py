@@ -127,11 +127,12 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
 
     def on_post_build(self, *, config: MkDocsConfig) -> None:
         """Name every module that failed and every link that leads nowhere."""
+        for page in self.report.failed:
+            log.error("%s: %s", page.source, page.reason)
         if self.keep_going:
             return
-        failed = [f"{page.source}: {page.reason}" for page in self.report.failed]
-        if failed:
-            raise Abort("\n".join([f"{len(failed)} pages failed:", *failed]))
+        if self.report.failed:
+            raise Abort(f"{len(self.report.failed)} pages failed")
         site = Path(config.site_dir)
         files = {path.relative_to(site).as_posix(): path for path in site.rglob("*.*")}
         pages = {name: files[name].read_text("utf-8") for name in files if name.endswith(".html")}

@@ -156,7 +156,7 @@ def test_copy_buttons_copy_what_runs(browser: Browser, address: str) -> None:
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
     page.goto(address + PAGES["paper"])
-    row = page.locator(".mg-row", has=page.locator(".mg-run-copy")).first
+    row = page.locator(".mg-row:has(#SqueezeExcite)")
     row.hover()
     row.locator(".mg-run-copy").click()
     page.wait_for_timeout(100)

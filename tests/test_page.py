@@ -668,3 +668,8 @@ def test_an_error_page_shows_place_reason_and_lines() -> None:
     marked = [line for line in excerpt.text_content().split("\n") if line.startswith("→")]
     assert [line.split(maxsplit=2)[1:] for line in marked] == [["3", "<script> = *x*"]]
     assert not list(shown.iter("script", "b", "em"))
+
+
+def test_a_negated_claim_reads_as_one(show: Show) -> None:
+    shown = show("def demo():\n    found = False\n    assert not found  # Eq. 2\n", run=True)
+    assert "not False" in shown.one("mg-claim").text_content()

@@ -61,7 +61,7 @@ def values(claim: Claim) -> str:
     operator = escape(_OPERATORS.get(claim.operator, claim.operator))
     left, right = (f"<code>{escape(side)}</code>" for side in (claim.left, claim.right))
     if not claim.right:
-        sides = left
+        sides = f"{operator} {left}".strip()
     elif claim.operator == "≈" and claim.left == claim.right:
         sides = f"both {left}"
     else:

@@ -302,3 +302,19 @@ def test_every_labml_module_loads() -> None:
     titles = {paper.module: paper.title for paper in papers}
     assert titles["transformers.mha"] == "Multi-Headed Attention (MHA)"
     assert titles["lora"] == "Low-Rank Adaptation (LoRA)"
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("vision/my_paper.py", "vision/my-paper/"),
+        ("vision/__init__.py", "vision/"),
+        ("index.py", "index-module/"),
+        ("vision/README.py", "vision/README-module/"),
+    ],
+)
+def test_no_module_takes_the_page_of_its_folder(tmp_path: Path, name: str, url: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x = 1\n")
+    assert load(path, tmp_path).url == url

@@ -326,7 +326,10 @@ def url_of(path: Path, root: Path) -> str:
     Raises:
         SourceError: The file is not in `root`.
     """
-    return "".join(f"{part.replace('_', '-')}/" for part in _parts(path, root))
+    parts = [part.replace("_", "-") for part in _parts(path, root)]
+    if parts and parts[-1] in ("index", "README"):  # for a builder, the page of the folder
+        parts[-1] += "-module"
+    return "".join(f"{part}/" for part in parts)
 
 
 def _parts(path: Path, root: Path) -> list[str]:

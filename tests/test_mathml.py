@@ -146,6 +146,8 @@ def test_other_commands() -> None:
     assert inside(r"a \\ b", display=True).count("<mtr>") == 2
     assert "2pt" not in inside(r"a \\[2pt] b", display=True)
     assert "border:1px solid" in inside(r"\boxed{a}")
+    assert "\\" not in inside("a\\\nb")  # a space, where a line ends on a backslash
+    assert inside("a \\\\\nb", display=True).count("<mtr>") == 2
     assert inside(r"\text{\small A\tiny B}") == (
         '<mstyle mathsize="0.85em"><mtext>A</mtext></mstyle>'
         '<mstyle mathsize="0.5em"><mtext>B</mtext></mstyle>'

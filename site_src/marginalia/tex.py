@@ -19,6 +19,8 @@ def readable(tex: str) -> str:
         FaultError: It is not TeX, or has an environment that is not known here.
     """
     _check(tex)
+    # A backslash that ends a line is a space.
+    tex = re.sub(r"(?<!\\)((?:\\\\)*)\\\n\s*", r"\1\\ ", tex)
     if r"\begin" not in tex:
         tex = _lines(tex)
     tex = re.sub(r"\\(begin|end)\s*\{([^}]*)\}", _environment, tex)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -176,3 +177,108 @@ def test_shapes_switch_off_and_stay_off(browser: Browser, address: str) -> None:
     page.reload()
     assert not page.locator(".mg-shape").first.is_visible()
     page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_line_numbers_can_be_read(browser: Browser, address: str, scheme: Any) -> None:
+    """axe does not look at what CSS writes."""
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(address + PAGES["paper"])
+    ink, opacity, sheet = page.evaluate(
+        """() => {
+          const number = getComputedStyle(document.querySelector(".mg-ln"), "::before");
+          const sheet = getComputedStyle(document.querySelector(".mg-code"));
+          return [number.color, number.opacity, sheet.backgroundColor];
+        }"""
+    )
+    page.close()
+    assert opacity == "1"
+    light, dark = sorted(map(luminance, (ink, sheet)), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def luminance(color: str) -> float:
+    """Of `rgb(1, 2, 3)`, as WCAG defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    red, green, blue = (
+        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_fingers_find_the_copy_buttons(browser: Browser, address: str) -> None:
+    phone = browser.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+    )
+    page = phone.new_page()
+    page.goto(address + PAGES["paper"])
+    tools = page.locator(".mg-tools").first
+    assert tools.evaluate("it => getComputedStyle(it).opacity") == "1"
+    above = tools.bounding_box()
+    code = page.locator(".mg-pre").first.bounding_box()
+    phone.close()
+    assert above
+    assert code
+    assert above["y"] + above["height"] <= code["y"] + 1, "the buttons hide code"
+
+
+def test_a_focused_shape_keeps_its_tip_when_the_page_scrolls(
+    browser: Browser, address: str
+) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 700})
+    page.goto(address + PAGES["paper"])
+    for shape in page.locator(".mg-shape").all():
+        shape.focus()
+        page.wait_for_timeout(50)
+        tip, place = page.locator(".mg-tip").bounding_box(), shape.bounding_box()
+        assert tip
+        assert place
+        above, below = place["y"] - tip["y"] - tip["height"], tip["y"] - place["y"]
+        assert 0 <= above < 30 or 0 < below < 30
+    page.keyboard.press("Escape")
+    assert not page.locator(".mg-tip").is_visible()
+    page.close()
+
+
+def test_what_is_selected_is_the_code(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(address + PAGES["paper"])
+    row = page.locator(".mg-code:has(.mg-shape)").first
+    selected = row.evaluate(
+        """row => {
+          getSelection().selectAllChildren(row);
+          return getSelection().toString();
+        }"""
+    )
+    shape = row.locator(".mg-shape").first.text_content()
+    page.close()
+    assert shape
+    assert shape not in selected
+    assert "Copy" not in selected
+
+
+def test_all_shapes_are_there_without_scripts(browser: Browser, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address + PAGES["paper"])
+    assert page.locator(".mg-more").first.is_visible()
+    assert not page.locator(".mg-count").first.is_visible()
+    assert not page.locator(".mg-shapes-toggle").is_visible()
+    assert not page.locator(".mg-copy").first.is_visible()
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_paper_is_white(browser: Browser, address: str, scheme: Any) -> None:
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 720, "height": 1000})
+    page.goto(address + PAGES["paper"])
+    page.emulate_media(media="print", color_scheme=scheme)
+    ink = page.locator(".mg-prose p").first.evaluate("it => getComputedStyle(it).color")
+    shown = page.locator(".mg-figure img").evaluate_all(
+        "all => all.filter(it => getComputedStyle(it).display != 'none').map(it => it.className)"
+    )
+    overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    page.close()
+    assert luminance(ink) < 0.1
+    assert set(shown) == {"mg-light"}
+    assert overflow <= 0

@@ -67,10 +67,18 @@
 
   const tip = Object.assign(document.createElement("div"), { className: "mg-tip", hidden: true });
   tip.setAttribute("aria-hidden", "true"); // the button's label says the same
+  let current = null; // the shape that the tip tells of
+
+  const hideTip = () => {
+    tip.hidden = true;
+    current = null;
+  };
 
   const showTip = (shape) => {
+    current = shape;
     tip.textContent = shape.dataset.mgDetail;
     tip.hidden = false;
+    tip.style.left = tip.style.top = "0"; // where it stood before, it may have had less room
     const place = shape.getBoundingClientRect();
     const box = tip.getBoundingClientRect();
     const left = Math.max(4, Math.min(place.left, innerWidth - box.width - 4));
@@ -88,14 +96,20 @@
   });
   for (const type of ["mouseover", "focusin"])
     document.addEventListener(type, (event) => shapeOf(event) && showTip(shapeOf(event)));
-  for (const type of ["mouseout", "focusout", "scroll"])
-    document.addEventListener(type, () => (tip.hidden = true), { capture: true, passive: true });
-  document.addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
+  for (const type of ["mouseout", "focusout"]) document.addEventListener(type, hideTip);
+  // Tabbing to a shape may scroll it into view: its tip goes with it.
+  const followTip = () => (current && current === document.activeElement ? showTip(current) : hideTip());
+  document.addEventListener("scroll", followTip, { capture: true, passive: true });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
 
   // What Material leaves unnamed or out of reach of the keyboard, and a copy button for its code.
   const mend = () => {
     document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
     document.querySelectorAll(".md-typeset__scrollwrap").forEach((table) => (table.tabIndex = 0));
+    // Only what scrolls needs a stop for the Tab key.
+    document.querySelectorAll(".mg-pre").forEach((code) => {
+      code.tabIndex = code.scrollWidth > code.clientWidth ? 0 : -1;
+    });
     document.querySelectorAll(".highlight pre").forEach((code) => {
       code.tabIndex = 0;
       if (code.parentElement.querySelector(".mg-copy-block")) return;
@@ -114,6 +128,8 @@
     showShapes(stored() !== "off");
     mend();
     setTimeout(mend, 300); // Material wraps tables when it has started
+    document.fonts.ready.then(mend);
+    addEventListener("resize", mend, { passive: true });
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();

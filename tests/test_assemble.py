@@ -312,3 +312,15 @@ def test_a_build_that_fails_lists_every_module(tmp_path: Path) -> None:
     assert re.search(r"deep/also_broken\.py:1:\d+: ", said)
     assert re.search(r"false\.py: line 3: AssertionError: .*\b4\b.*\b5\b", said)
     assert "good" not in said
+
+
+def test_a_page_that_cannot_be_rendered_fails_alone(tmp_path: Path) -> None:
+    too_deep = (
+        "x = " + " + ".join(["1"] * 900) + "\n"
+    )  # Python parses it; whoever walks it gives up
+    papers = write(tmp_path / "papers", {"deep.py": too_deep, "good.py": "x = 1\n"})
+    site = assemble(Options(papers=papers, cache=tmp_path / "cache", workers=1))
+    assert [page.source for page in site.report.failed] == ["deep.py"]
+    assert "RecursionError" in site.report.failed[0].reason
+    assert "RecursionError" in site.pages["deep.md"]
+    assert "mg-rows" in site.pages["good.md"]

@@ -73,8 +73,8 @@ class SqueezeExcite(nn.Module):
         # units makes the gate $r/2$ times smaller.
         #
         # Eq. 3 has no biases, and Section 6 found that a ResNet models its channels
-        # better without. The models that the authors released do have them: 16,048
-        # more weights in SE-ResNet-50. This page follows the paper.
+        # better without. The models that the authors released do have them (the demo
+        # counts how many). This page follows the paper.
         #
         # *The note* takes $r = 8$ and mentions neither the detour nor the ReLU in
         # the middle of it. In the paper $r$ is 16 unless it says otherwise
@@ -212,6 +212,8 @@ def demo() -> None:
     assert round(extra / 1e6, 1) == 2.5  # Section 4: "∼2.5 million"
     assert round(100 * extra / (total - extra)) == 10  # Section 4: "∼10%"
     assert round(total / 1e6, 1) == 28.1  # Table 10, r = 16
+    biases = sum(gate.w1.out_features + gate.w2.out_features for gate in gates)
+    print(f"with biases, as released: {biases:,} more")
 
     # **The price in arithmetic.** A gate uses each of its weights once an image, and
     # touches each value once to squeeze and once to scale. (What the paper calls FLOPs

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -176,18 +177,23 @@ class _Assembly:
 
     def read(self) -> None:
         """Read every module; one that cannot be read gets a page that says so."""
-        root = self.options.papers
-        for path in discover(root):
+        for path in discover(self.options.papers):
             try:
-                text = read_source(path)
-                rows = tuple(parse(text, path))
-                self.modules.append(_Module(load(path, root), text, rows))
+                self.modules.append(self._module(path))
             except SourceError as error:
                 self._broken(path, error)
-        for module in self.modules:
-            self.index.add(module.paper.module, module.text, module.paper.url)
+            except Exception as error:  # a fault of ours must not take the other pages with it
+                log.exception("%s cannot be read", path)
+                self._broken(path, SourceError(path, 1, 1, _fault(error)))
         if self.options.companion:
             self.library = companion.labml(self.index)
+
+    def _module(self, path: Path) -> _Module:
+        text = read_source(path)
+        rows = tuple(parse(text, path))
+        paper = load(path, self.options.papers)
+        self.index.add(paper.module, text, paper.url)
+        return _Module(paper, text, rows)
 
     def run(self, progress: Progress | None, executor: Executor | None) -> None:
         """Run the demos that changed since they were last run."""
@@ -221,7 +227,7 @@ class _Assembly:
         for module in self.modules:
             try:
                 self._paper(module, index)
-            except Exception as error:  # a fault of ours must not take the other pages with it
+            except Exception as error:  # as above
                 log.exception("%s cannot be rendered", module.paper.path)
                 self._unrendered(module, error)
         if self.options.api:
@@ -247,7 +253,7 @@ class _Assembly:
     def _unrendered(self, module: _Module, error: Exception) -> None:
         reports = self.site.report.pages
         mine = next(n for n, one in enumerate(reports) if one.url == module.paper.url)
-        reason = f"cannot be rendered: {type(error).__name__}: {error}"
+        reason = _fault(error)
         reports[mine] = replace(reports[mine], status="failed", reason=reason)
         wrong = SourceError(module.paper.path, 1, 1, reason)
         page_of_error = page.error_page(reports[mine].source, wrong, module.text)
@@ -346,10 +352,17 @@ class _Assembly:
 
     def _html_file(self, url: str) -> str:
         """The file of the page at `url`, where pages have no folders of their own."""
-        indexes = {"index.md", catalog.TOPICS, api.INDEX}
-        if self.library:
-            indexes |= {self.library.source_of(module) for module in self.library.modules}
-        return f"{url}index.html" if f"{url}index.md" in indexes else f"{url[:-1]}.html"
+        return f"{url}index.html" if f"{url}index.md" in self._indexes else f"{url[:-1]}.html"
+
+    @cached_property
+    def _indexes(self) -> frozenset[str]:
+        """The pages of folders."""
+        inside = map(self.library.source_of, self.library.modules) if self.library else ()
+        return frozenset({"index.md", catalog.TOPICS, api.INDEX, *inside})
+
+
+def _fault(error: Exception) -> str:
+    return f"the generator failed: {type(error).__name__}: {error}"
 
 
 def _reason(result: Result) -> str:

@@ -45,10 +45,10 @@ def output_html(output: Output, save: SaveFile) -> str:
     return f'<pre class="mg-out mg-{output.kind}">{_ansi(text)}</pre>'
 
 
-def claim_html(claim: Claim, source: str) -> str:
+def claim_html(claim: Claim) -> str:
     """One checked condition: both sides, and where the paper says so."""
     mark = ("✓", "verified") if claim.ok else ("✗", "failed")
-    cited = f' <span class="mg-source">{escape(source)}</span>' if source else ""
+    cited = f' <span class="mg-source">{escape(claim.source)}</span>' if claim.source else ""
     state = "ok" if claim.ok else "bad"
     return (
         f'<div class="mg-claim mg-{state}"><span class="mg-mark"><span aria-hidden="true">'

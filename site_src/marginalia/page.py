@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from marginalia.code_html import highlighted
-from marginalia.demo import Claim, Result, claim_source
+from marginalia.demo import Claim, Result
 from marginalia.errors import SourceError
 from marginalia.letters import letters
 from marginalia.links import Index, Link
@@ -108,7 +108,7 @@ def render(
 
 
 def error_page(title: str, error: SourceError, text: str) -> str:
-    """A page for a module that cannot be read: where and why, with the lines around the place."""
+    """A page that could not be made: where and why, with the lines of the source around it."""
     lines = [line.rstrip("\r\n") for line in split_lines(text)]
     first = max(error.line - 4, 0)
     excerpt = "\n".join(
@@ -118,7 +118,7 @@ def error_page(title: str, error: SourceError, text: str) -> str:
     place = f"line {error.line}, column {error.column}"
     return (
         f"---\ntitle: {json.dumps(title)}\n---\n\n# {title}\n\n"
-        f'<div class="mg-error" role="alert"><p><strong>This module cannot be read</strong>, '
+        f'<div class="mg-error" role="alert"><p><strong>This page cannot be made</strong>, '
         f"{place}: {escape(error.reason)}</p></div>\n\n"
         f'<pre class="mg-out">{_one_line(escape(excerpt, quote=False))}</pre>\n'
     )
@@ -140,11 +140,11 @@ class _Renderer:
         self.context, self.extras = context, extras
         self.files: dict[str, bytes] = {}
         self.anchors = _anchors(symbols(text, paper.path))
-        taken = {"checked", "mg-failed", *chain.from_iterable(self.anchors.values())}
+        self.names = set(chain.from_iterable(self.anchors.values()))
+        taken = {"checked", "mg-failed", *self.names}
         self.headings = Headings(title=paper.title, taken=taken)
         self.snippets = _Snippets(paper, text, context)
         self.claims = result.claims if result else []
-        self.sources = {id(claim): claim_source(text, claim) for claim in self.claims}
         self.lines = highlighted(text, context.index.links(paper.module, text), self._href)
         self.after = self._after_lines()
         self.inlays = self._inlays()
@@ -218,8 +218,7 @@ class _Renderer:
 
     def _markdown(self, prose: str) -> str:
         """Prose fitted into the page; an anchor of its own for a symbol would stand twice."""
-        names = set(chain.from_iterable(self.anchors.values()))
-        prose = _ANCHOR.sub(lambda match: "" if match[1] in names else match[0], prose)
+        prose = _ANCHOR.sub(lambda match: "" if match[1] in self.names else match[0], prose)
         return sections(self.headings.fit(prose))
 
     def _key(self) -> str:
@@ -343,7 +342,7 @@ class _Renderer:
         for number, output in enumerate(self.result.outputs, 1):
             after[output.line].append(output_html(output, self._saver(number)))
         for claim in self.claims:
-            after[claim.end_line].append(claim_html(claim, self.sources[id(claim)]))
+            after[claim.end_line].append(claim_html(claim))
         if self.result.error and self.result.error.line:
             after[self.result.error.line].append(failure_html(self.result.error))
         return after
@@ -369,7 +368,7 @@ class _Renderer:
             mark = '<span class="mg-mark mg-bad" role="img" aria-label="failed">✗</span>'
         return (
             f"<tr><td>{mark} <code>{escape(claim.text)}</code></td><td>{values(claim)}</td>"
-            f"<td>{escape(self.sources[id(claim)])}</td>"
+            f"<td>{escape(claim.source)}</td>"
             f'<td><a href="#L{claim.line}">{claim.line}</a></td></tr>'
         )
 

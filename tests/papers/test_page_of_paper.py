@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,6 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[2] / "papers"
 PAPERS = sorted(path for path in ROOT.rglob("*.py") if not path.name.startswith("_"))
 
-# Annotations of what is no tensor: an assignment that gives one of these shows no shape.
-PLAIN = re.compile(r"\b(range|len|shape|size|numel|embedding_dim|None)\b")
-
 
 @pytest.fixture(scope="module", params=PAPERS, ids=lambda path: path.stem)
 def paper(request: pytest.FixtureRequest) -> Path:
@@ -43,6 +39,15 @@ def targets(text: str) -> Iterator[str | tuple[int, int]]:
     """Everything that has a button "Copy runnable"."""
     yield from (symbol.name for symbol in symbols(text))
     yield from ((row.code_lines[0], row.code_lines[-1]) for row in parse(text) if row.code_lines)
+
+
+def is_size(value: ast.expr | None) -> bool:
+    """Whether it is `x.shape[i]`: a number, not a tensor."""
+    return (
+        isinstance(value, ast.Subscript)
+        and isinstance(value.value, ast.Attribute)
+        and value.value.attr == "shape"
+    )
 
 
 def test_every_snippet_runs_alone(paper: Path) -> None:
@@ -77,6 +82,6 @@ def test_every_step_of_forward_shows_its_shape(paper: Path, result: Result) -> N
         for statement in ast.walk(function)
         if isinstance(statement, ast.Assign | ast.AugAssign | ast.Return)
         and statement.end_lineno not in shown
-        and not PLAIN.search(ast.unparse(statement))
+        and not is_size(statement.value)
     ]
     assert missing == []

@@ -393,6 +393,19 @@ def test_the_head_shows_the_front_matter(show: Show) -> None:
     assert "Letters:" not in shown.tree.text_content()
 
 
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [(("", ""), ["A · B"]), (("halves $n$ & more", ""), ["A halves n & more", "B"])],
+)
+def test_papers_to_compare_with(show: Show, changes: tuple[str, str], lines: list[str]) -> None:
+    near = [("A", "topics/a.md", changes[0]), ("B", "topics/b.md#x", changes[1])]
+    shown = show("x = 1\n", extras=Extras(compare=tuple(near)))
+    key = shown.one("mg-key")
+    assert key.xpath(".//dt/text()") == ["Compare with"]
+    assert [" ".join(dd.text_content().split()) for dd in key.xpath(".//dd")] == lines
+    assert key.xpath(".//a/@href") == ["../topics/a.md", "../topics/b.md#x"]
+
+
 # What a run showed
 
 

@@ -73,7 +73,7 @@ def test_the_front_matter_is_read_without_an_import(tmp_path: Path) -> None:
     assert (paper.code, paper.topic) == ("https://example.org/code", "attention")
     assert paper.tags == ("gating",)
     assert (paper.zh, paper.note, paper.idea) == ("网络", "se-net", "one line")
-    assert paper.compare == ("eca-net", "cbam")
+    assert paper.compare == {"eca-net": "", "cbam": ""}
     assert paper.cost == {"parameters": "$2c^2/r$", "time": "$O(n)$"}
     assert (paper.shapes, paper.device, paper.timeout) == (False, "cpu", 2.5)
     assert paper.date == datetime.date(2026, 11, 22)
@@ -81,11 +81,16 @@ def test_the_front_matter_is_read_without_an_import(tmp_path: Path) -> None:
     assert paper.letters == {"b": "batch", "c": "channels", "h": "height", "w": "width"}
 
 
+def test_a_relative_may_say_what_it_changes(tmp_path: Path) -> None:
+    text = '''"""\n---\ncompare:\n  eca-net: "no matrix: $k$"\n  cbam: two gates\n---\n"""'''
+    assert loaded(tmp_path, text).compare == {"eca-net": "no matrix: $k$", "cbam": "two gates"}
+
+
 def test_a_module_needs_no_front_matter(tmp_path: Path) -> None:
     paper = loaded(tmp_path, "x = 1\n", "some_name.py")
     assert paper.title == "Some name"
     assert (paper.summary, paper.meta, paper.letters) == ("", {}, {})
-    assert (paper.authors, paper.tags, paper.compare) == ((), (), ())
+    assert (paper.authors, paper.tags, paper.compare) == ((), (), {})
     assert (paper.year, paper.timeout, paper.date) == (None, None, None)
     assert (paper.venue, paper.arxiv, paper.code, paper.topic) == ("", "", "", "")
     assert (paper.zh, paper.note, paper.idea, paper.device) == ("", "", "", "")

@@ -12,7 +12,10 @@ tags: [linear attention, self-attention]
 zh: 外部注意力
 note: external-attention
 idea: compare pixels with a small learned memory instead of with each other
-compare: [self-attention, emsa-rest, danet]
+compare:
+  self-attention: compares the tokens with each other, $n^2$ comparisons
+  emsa-rest: still compares tokens, with keys and values shortened by a convolution
+  danet: compares all pairs of pixels, and all pairs of channels beside them
 cost:
   parameters: $2ds$ for the two memories
   time: $O(nsd)$, linear in the pixels because $s$ is fixed

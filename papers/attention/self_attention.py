@@ -12,7 +12,11 @@ tags: [self-attention, transformer]
 zh: 自注意力与 Transformer 简介
 note: self-attention
 idea: let every position ask all the others, at once
-compare: [external-attention, vit, emsa-rest]
+compare:
+  external-attention: compares the positions with a small learned memory instead
+  flowformer: never forms the comparisons, so its cost is linear in the positions
+  non-local: the same sum over all positions, put into a convolutional network
+  vit: feeds patches of an image to this encoder, as if they were words
 cost:
   parameters: $4d^2$ an attention layer
   time: $O(n^2 d)$ to compare $n$ positions, but none waits for another

@@ -11,7 +11,10 @@ tags: [channel attention]
 zh: 挤压与激励网络（SE 通道注意力）
 note: se-net
 idea: let the whole image decide how loud each channel plays
-compare: [eca-net, cbam, sk-net]
+compare:
+  eca-net: replaces the two matrices by one convolution over neighbouring channels
+  cbam: adds max pooling, and a second gate that says where
+  sk-net: gates whole branches, so that each channel chooses its kernel size
 cost:
   parameters: $2c^2/r$ a block, a tenth of ResNet-50 in all
   time: $2c^2/r$ multiply-adds a block, and two passes over its values

@@ -294,7 +294,9 @@ class _Assembly:
         after.append(self._companion_section(entry))
         return page.Extras(
             crumbs=(("Topics", catalog.TOPICS), (topic.title, f"topics/{topic.slug}.md")),
-            compare=tuple(_near(index.names[name]) for name in paper.compare),
+            compare=tuple(
+                (*_near(index.names[name]), change) for name, change in paper.compare.items()
+            ),
             after_rows="\n\n".join(filter(None, after)),
             api=api.url_of(paper) if self.options.api else "",
             meta={"tags": list(paper.tags)} if paper.tags else {},

@@ -71,7 +71,8 @@ class Extras:
 
     Attributes:
         crumbs: Title and source file of the pages above.
-        compare: Title and source file of the papers to compare with.
+        compare: Title and source file of the papers to compare with, and what they do
+            differently.
         before_rows: Markdown that stands above the rows.
         after_rows: Markdown that stands below the table of claims.
         api: Address of the API page from the site's root, "" without one.
@@ -79,7 +80,7 @@ class Extras:
     """
 
     crumbs: tuple[tuple[str, str], ...] = ()
-    compare: tuple[tuple[str, str], ...] = ()
+    compare: tuple[tuple[str, str, str], ...] = ()
     before_rows: str = ""
     after_rows: str = ""
     api: str = ""
@@ -223,22 +224,31 @@ class _Renderer:
 
     def _key(self) -> str:
         paper = self.paper
-        facts = [(label.capitalize(), str(value)) for label, value in paper.cost.items()]
+        facts = [(label.capitalize(), [str(value)]) for label, value in paper.cost.items()]
         if paper.letters:
             words = " · ".join(f"`{letter}` {word}" for letter, word in paper.letters.items())
-            facts.append(("Letters", words))
+            facts.append(("Letters", [words]))
         if self.extras.compare:
-            near = " · ".join(
-                f"[{title}]({self._markdown_link(page)})" for title, page in self.extras.compare
-            )
-            facts.append(("Compare with", near))
+            facts.append(("Compare with", self._near()))
         if not facts:
             return ""
         cells = "\n".join(
-            f'<div markdown="1"><dt>{escape(label)}</dt><dd markdown="span">{value}</dd></div>'
-            for label, value in facts
+            f'<div markdown="1"><dt>{escape(label)}</dt>'
+            + "".join(f'<dd markdown="span">{value}</dd>' for value in values)
+            + "</div>"
+            for label, values in facts
         )
         return f'<dl class="mg-key" markdown="1">\n{cells}\n</dl>'
+
+    def _near(self) -> list[str]:
+        """The papers to compare with: in one line, or in one each that says what they change."""
+        near = [
+            (f"[{title}]({self._markdown_link(page)})", change)
+            for title, page, change in self.extras.compare
+        ]
+        if any(change for _, change in near):
+            return [f"{link} {change}".strip() for link, change in near]
+        return [" · ".join(link for link, _ in near)]
 
     def _failure(self) -> str:
         if self.result is None or self.result.ok or self.result.error is None:

@@ -103,9 +103,10 @@ class Paper:
         return self._text("idea")
 
     @property
-    def compare(self) -> tuple[str, ...]:
-        """The papers to read it against."""
-        return self._texts("compare")
+    def compare(self) -> dict[str, str]:
+        """The papers to read it against, each with what it does differently ("" if untold)."""
+        names = self.meta.get("compare", ())
+        return dict(names) if isinstance(names, dict) else dict.fromkeys(self._texts("compare"), "")
 
     @property
     def cost(self) -> Mapping[str, str]:
@@ -161,6 +162,10 @@ def _is_labels(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
 
 
+def _is_names(value: object) -> bool:
+    return _is_texts(value) or _is_labels(value)
+
+
 def _is_whole(value: object) -> bool:
     return type(value) is int
 
@@ -191,7 +196,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "zh": _TEXT,
     "note": _TEXT,
     "idea": _TEXT,
-    "compare": _TEXTS,
+    "compare": ("a list of names, or names with a sentence each", _is_names),
     "cost": ("labels with a text each", _is_labels),
     "shapes": ("true or false", _is_switch),
     "summary": _TEXT,

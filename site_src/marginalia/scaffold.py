@@ -18,7 +18,7 @@ topic: {topic}
 tags: []
 note:
 idea: the idea in a line
-compare: []
+compare:
 ---
 
 Which problem does the paper see, which idea does it have, what does it cost, what

@@ -29,7 +29,7 @@ KEYS = {
     "zh": str,
     "note": str,
     "idea": str,
-    "compare": list,
+    "compare": dict,
     "cost": dict,
 }
 CPU_SECONDS = 5
@@ -79,10 +79,11 @@ def test_front_matter_is_complete(paper: Path, tree: ast.Module) -> None:
     assert set(KEYS) <= set(meta), f"missing: {set(KEYS) - set(meta)}"
     wrong = {key: meta[key] for key, kind in KEYS.items() if not isinstance(meta[key], kind)}
     assert not wrong
-    assert all(meta[key] for key in KEYS if key != "compare"), "a key is empty"
+    assert all(meta[key] for key in KEYS), "a key is empty"
     assert meta["topic"] == paper.parent.name.replace("_", "-")
     assert meta["code"].startswith("https://")
-    assert all(isinstance(text, str) for text in [*meta["authors"], *meta["cost"].values()])
+    texts = [*meta["authors"], *meta["cost"].values(), *meta["compare"].values()]
+    assert all(text and isinstance(text, str) for text in texts)
 
 
 def test_its_notes_exist(tree: ast.Module) -> None:

@@ -629,7 +629,41 @@ def test_styles_and_scripts_of_a_value_keep_their_lines(show: Show) -> None:
     assert shown.one("mg-rich").text_content().endswith("a\n\n*b*")
 
 
+def test_a_value_in_markdown_is_set(show: Show) -> None:
+    text = "| a | b |\n| --- | ---: |\n| *x* | $n^2$ |\n\n```\n*y*\n```"
+    source = "class T:\n    def _repr_markdown_(self):\n        return {}\n\n\ndef demo():\n    T()\n"
+    box = show(source.format(repr(text)), run=True).one("mg-rich")
+    assert box.xpath(".//thead//th/text()") == ["a", "b"]
+    assert box.xpath(".//td/em/text()") == ["x"]
+    assert box.xpath(".//td//*[local-name()='msup']")
+    assert box.xpath("string(.//pre)") == "*y*\n"
+
+
 # Copying
+
+
+def test_a_function_within_a_function_is_copied_with_it(show: Show) -> None:
+    shown = show("""
+        def scale(factor):
+            def times(x):
+                \"\"\"The product.\"\"\"
+                return factor * x
+
+            return times
+
+
+        def demo():
+            def twice(x):
+                \"\"\"The double.\"\"\"
+                return scale(2)(x)
+
+            assert twice(3) == 6
+        """)
+    snippets = json.loads(shown.one("mg-snippets").text)
+    assert snippets
+    for snippet in snippets:
+        assert "return factor * x" in snippet
+        exec(compile(snippet, "snippet", "exec"), {"__name__": "__main__"})
 
 
 def test_snippets_survive_closing_tags(show: Show) -> None:

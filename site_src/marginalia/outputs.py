@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from ansi2html import Ansi2HTMLConverter
+from markdown import Markdown
 
 from marginalia.demo import Claim, Failure, Output, Shape
 from marginalia.errors import MarginaliaError
@@ -23,6 +24,7 @@ _RICHEST = (
     "text/plain",
 )
 _POINT = 4 / 3  # CSS pixels
+_MARKDOWN = ("tables", "fenced_code", "sane_lists", "marginalia.mathml")
 
 SaveFile = Callable[[str, bytes], str]
 LetteredShape = tuple[Shape, tuple[str, ...]]
@@ -186,6 +188,8 @@ def _warning(output: Output) -> str:
 def _value(output: Output) -> str:
     mime = next((kind for kind in _RICHEST if kind in output.data), "text/plain")
     content = output.data.get(mime, "")
+    if mime == "text/markdown":
+        mime, content = "text/html", Markdown(extensions=_MARKDOWN).convert(content)
     if mime in ("text/html", "image/svg+xml"):
         frame = '<div class="mg-out mg-rich" tabindex="0" role="region" aria-label="Value">'
         return f"{frame}{content}</div>"

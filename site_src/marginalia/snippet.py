@@ -52,9 +52,10 @@ def runnable(
 
     Args:
         text: The module.
-        target: The qualified name of a definition (a method stands for its class), or the first
-            and last line of a row. Lines inside `demo()` give these statements, dedented, below
-            the earlier ones that they need; lines inside another definition give all of it.
+        target: The qualified name of a definition (a method stands for its class, a function
+            within a function for the outer one), or the first and last line of a row. Lines
+            inside `demo()` give these statements, dedented, below the earlier ones that they need;
+            lines inside another definition give all of it.
         path: The module's file, for errors and for what it imports relatively.
         root: The folder that the imports of local modules start from. What is used of a local
             module is then part of the result; where that cannot be done its import stays, with a
@@ -294,9 +295,11 @@ class _Choice:
 
 def _choose_symbol(module: _Module, target: str) -> _Choice:
     top = target.split(".")[0]
-    listed = {symbol.name for symbol in symbols(module.source, module.path)}
+    found = symbols(module.source, module.path)
+    listed = {symbol.name for symbol in found}
     bound = {name for block in module.top if block.kind != "import" for name in block.binds}
-    if target not in listed | bound:
+    functions = tuple(f"{symbol.name}." for symbol in found if symbol.kind == "function")
+    if target not in listed | bound and not target.startswith(functions):
         near = difflib.get_close_matches(target, sorted(listed | bound), n=3, cutoff=0.5)
         hint = f"; is it {' or '.join(near)}?" if near else ""
         raise MarginaliaError(f"{module.path}: there is no definition of {target}{hint}")

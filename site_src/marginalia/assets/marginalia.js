@@ -87,6 +87,37 @@
     tip.style.top = `${above > 0 ? above : place.bottom + 4}px`;
   };
 
+  // Tables that a demo shows can be sorted by a column: numbers by their value, the rest as text.
+  const number = (text) => {
+    const digits = text.replace(/[,\u2009\u202f ]/g, "").replace("−", "-");
+    return /^[+-]?(\d+\.?\d*|\.\d+)/.test(digits) ? parseFloat(digits) : NaN;
+  };
+
+  const order = (a, b) => {
+    if (Number.isNaN(number(a)) || Number.isNaN(number(b))) return a.localeCompare(b, undefined, { numeric: true });
+    return number(a) - number(b);
+  };
+
+  const sort = (head) => {
+    const body = head.closest("table").tBodies[0];
+    const down = head.getAttribute("aria-sort") === "ascending";
+    const text = (row) => row.cells[head.cellIndex].textContent.trim();
+    const rows = [...body.rows].sort((a, b) => (down ? -1 : 1) * order(text(a), text(b)));
+    for (const cell of head.parentElement.cells) cell.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    body.append(...rows);
+  };
+
+  const makeSortable = () => {
+    for (const head of document.querySelectorAll(".mg-rich thead tr:only-child th:not(:empty)")) {
+      if (head.closest("table").tBodies[0]?.querySelector("[rowspan], [colspan]")) continue;
+      const button = Object.assign(document.createElement("button"), { type: "button", className: "mg-sort" });
+      button.append(...head.childNodes);
+      button.addEventListener("click", () => sort(head));
+      head.append(button);
+    }
+  };
+
   const shapeOf = (event) => event.target.closest?.(".mg-shape");
   document.addEventListener("click", (event) => {
     const button = event.target.closest(".mg-copy, .mg-run-copy");
@@ -125,6 +156,7 @@
 
   const start = () => {
     document.body.append(tip);
+    makeSortable();
     showShapes(stored() !== "off");
     mend();
     setTimeout(mend, 300); // Material wraps tables when it has started

@@ -631,7 +631,7 @@ def test_styles_and_scripts_of_a_value_keep_their_lines(show: Show) -> None:
 
 def test_a_value_in_markdown_is_set(show: Show) -> None:
     text = "| a | b |\n| --- | ---: |\n| *x* | $n^2$ |\n\n```\n*y*\n```"
-    source = "class T:\n    def _repr_markdown_(self):\n        return {}\n\n\ndef demo():\n    T()\n"
+    source = "class T:\n    def _repr_markdown_(self):\n        return {}\n\n\ndef demo(): T()\n"
     box = show(source.format(repr(text)), run=True).one("mg-rich")
     assert box.xpath(".//thead//th/text()") == ["a", "b"]
     assert box.xpath(".//td/em/text()") == ["x"]

@@ -40,8 +40,11 @@ at CVPR is by Hu, Shen and Sun; Albanie and Wu joined for the long one.
 Letters: `b` batch, `c` channels, `h w` height and width, `r` reduction ratio.
 """
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import torch
+from convolution.resnet import Bottleneck, resnet
 from einops import rearrange, reduce
 from einops.layers.torch import Reduce
 from torch import Tensor, nn
@@ -108,60 +111,17 @@ class SqueezeExcite(nn.Module):
 # ## Inside a residual network
 
 
-def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution that keeps height and width, up to its stride."""
-    conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out))
-
-
-class SEBottleneck(nn.Module):
-    """
-    The gate fits wherever there are channels. In a ResNet it closes the residual
-    branch, just before the sum, so the shortcut stays an identity (Figure 3).
-    """
-
-    def __init__(self, c_in: int, width: int, stride: int, r: int):
-        super().__init__()
-        c_out = 4 * width
-
-        # Narrow, look around, widen, gate. The stride sits in the first
-        # convolution, as in the authors' models. Today it is usually in the
-        # second, which costs a little more time.
-        self.branch = nn.Sequential(
-            conv_bn(c_in, width, kernel=1, stride=stride),
-            nn.ReLU(),
-            conv_bn(width, width, kernel=3),
-            nn.ReLU(),
-            conv_bn(width, c_out, kernel=1),
-            SqueezeExcite(c_out, r),
-        )
-
-        # Only the first block of a stage changes shape and needs a projection.
-        same = (c_in, stride) == (c_out, 1)
-        self.skip = nn.Identity() if same else conv_bn(c_in, c_out, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:  # [b c_in h w] -> [b c_out h' w']
-        """The gated branch on top of the shortcut."""
-        residual = self.branch(x)
-        shortcut = self.skip(x)  # b c_out h' w'
-        return torch.relu(residual + shortcut)
-
-
-# Four stages of `(width, depth, stride)`, each ending in `4 * width` channels.
-STAGES = [(64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)]
-
-
 def se_resnet50(n_classes: int = 1000, r: int = 16) -> nn.Sequential:
-    """SE-ResNet-50 (Table 1): a stem, sixteen gated bottlenecks, a classifier."""
-    c, blocks = 64, []
-    for width, depth, stride in STAGES:
-        for i in range(depth):
-            blocks.append(SEBottleneck(c, width, stride if i == 0 else 1, r))
-            c = 4 * width
+    """
+    SE-ResNet-50 (Table 1). The gate fits wherever there are channels. In a ResNet it
+    closes the residual branch, just before the sum, so the shortcut stays an identity
+    (Figure 3).
+    """
+    gate = partial(SqueezeExcite, r=r)
 
-    stem = [conv_bn(3, 64, kernel=7, stride=2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-    head = [Reduce("b c h w -> b c", "mean"), nn.Linear(c, n_classes)]
-    return nn.Sequential(*stem, *blocks, *head)
+    # The stride sits in the first convolution of a block, as in the authors' models.
+    # Today it is usually in the second, which costs a little more time.
+    return resnet(partial(Bottleneck, gate=gate, early=True), n_classes=n_classes)
 
 
 # ## A task that needs a gate
@@ -208,10 +168,11 @@ def demo() -> None:
 
     # **The price in weights.** A block adds $2c^2/r$, a network $N_s$ of them in
     # stage $s$.
+    stages = [(256, 3), (512, 4), (1024, 6), (2048, 3)]  # channels and blocks
     gates = [m for m in model.modules() if isinstance(m, SqueezeExcite)]
     extra = sum(p.numel() for gate in gates for p in gate.parameters())
     total = sum(p.numel() for p in model.parameters())
-    assert extra == 2 / 16 * sum(n * (4 * w) ** 2 for w, n, _ in STAGES)  # Eq. 5
+    assert extra == 2 / 16 * sum(n * c**2 for c, n in stages)  # Eq. 5
     assert round(extra / 1e6, 1) == 2.5  # Section 4: "∼2.5 million"
     assert round(100 * extra / (total - extra)) == 10  # Section 4: "∼10%"
     assert round(total / 1e6, 1) == 28.1  # Table 10, r = 16
@@ -224,7 +185,7 @@ def demo() -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.empty(1, 3, 224, 224, device="meta"))
     plain = counter.get_total_flops() / 2 - extra
-    values = sum(n * 4 * w * (56 * 64 / w) ** 2 for w, n, _ in STAGES)
+    values = sum(n * c * (56 * 256 / c) ** 2 for c, n in stages)
     assert round(plain / 1e9, 2) == 3.86  # Table 2, GFLOPs of ResNet-50
     assert round((plain + extra + 2 * values) / 1e9, 2) == 3.87  # SE-ResNet-50
 

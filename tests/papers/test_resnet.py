@@ -8,8 +8,9 @@ from convolution.resnet import BasicBlock, Bottleneck, resnet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labml_nn.resnet import BottleneckResidualBlock, ResidualBlock
+from oracle import assert_same, copy_weights
 from pytorchcv.models import resnet as pytorchcv
-from torch import Tensor, nn
+from torch import nn
 
 NARROW = (64, 128, 256, 512)
 NETWORKS = [
@@ -20,30 +21,6 @@ NETWORKS = [
     ("resnet101b", Bottleneck, (3, 4, 23, 3), None, 44_549_160),
     ("resnet152b", Bottleneck, (3, 8, 36, 3), None, 60_192_808),
 ]
-
-
-def copied(theirs: nn.Module, ours: nn.Module) -> None:
-    """Fill `ours`, whose layers come in the same order, with random numbers and `theirs` too."""
-    mine = [m for m in ours.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
-    other = [m for m in theirs.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
-    for a, b in zip(mine, other, strict=True):
-        if isinstance(a, nn.BatchNorm2d):
-            nn.init.uniform_(a.weight, 0.5, 1.5)
-            nn.init.normal_(a.bias)
-            nn.init.uniform_(a.running_var, 0.5, 1.5)
-            nn.init.normal_(a.running_mean)
-        b.load_state_dict(a.state_dict(), strict=a.bias is not None or b.bias is None)
-        if a.bias is None and b.bias is not None:
-            nn.init.zeros_(b.bias)
-
-
-def agree(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
-    out, expected = ours(x), theirs(x)
-    torch.testing.assert_close(out, expected)
-    towards = torch.randn_like(out)
-    [gradient] = torch.autograd.grad(out, x, towards)
-    [gradient_too] = torch.autograd.grad(expected, x, towards)
-    torch.testing.assert_close(gradient, gradient_too)
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -58,8 +35,8 @@ def test_blocks_of_labml(c_in: int, stride: int, train: bool) -> None:
     for ours, theirs in pairs:
         ours.double().train(train)
         theirs.double().train(train)
-        copied(theirs, ours)
-        agree(ours, theirs, x)
+        copy_weights(ours, theirs)
+        assert_same(ours, theirs, x)
 
 
 @pytest.mark.parametrize(("name", "block", "depths", "channels", "count"), NETWORKS)
@@ -92,8 +69,8 @@ def test_the_whole_network_of_pytorchcv(name: str, early: bool, train: bool) -> 
             unit.identity_conv = unit._modules.pop("identity_conv")
     ours.double().train(train)
     theirs.double().train(train)
-    copied(theirs, ours)
-    agree(ours, theirs, torch.randn(2, 3, 63, 65, dtype=torch.double, requires_grad=True))
+    copy_weights(ours, theirs)
+    assert_same(ours, theirs, torch.randn(2, 3, 63, 65, dtype=torch.double, requires_grad=True))
 
 
 @settings(max_examples=20, deadline=None)

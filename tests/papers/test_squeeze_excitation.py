@@ -1,13 +1,16 @@
-"""Squeeze-and-excitation against loops, against convolutions and against labml's ResNet."""
+"""Squeeze-and-excitation against loops, against convolutions and against pytorchcv's network."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
-from attention.squeeze_excitation import SEBottleneck, SqueezeExcite, se_resnet50
+from attention.squeeze_excitation import SqueezeExcite, se_resnet50
+from convolution.resnet import Bottleneck, resnet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labml_nn.resnet import BottleneckResidualBlock
+from oracle import assert_same, copy_weights
+from pytorchcv.models.seresnet import SEResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,47 +53,31 @@ def test_forward_and_backward(reference: Callable, c: int, r: int, train: bool) 
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_open_gates_leave_the_bottleneck_of_labml(train: bool) -> None:
+def test_the_network_of_pytorchcv(train: bool) -> None:
+    """Whose gates are convolutions of 1 x 1, with biases."""
     torch.manual_seed(0)
-    ours = SEBottleneck(c_in=12, width=5, stride=1, r=2).train(train)
-    theirs = BottleneckResidualBlock(12, 5, 20, stride=1).train(train)
-    pairs = zip(
-        [ours.branch[0], ours.branch[2], ours.branch[4], ours.skip],
-        [
-            (theirs.conv1, theirs.bn1),
-            (theirs.conv2, theirs.bn2),
-            (theirs.conv3, theirs.bn3),
-            (theirs.shortcut.conv, theirs.shortcut.bn),
-        ],
-        strict=True,
+    block = partial(Bottleneck, gate=SqueezeExcite, early=True)
+    ours = resnet(block, (1, 1, 2, 1), n_classes=5)
+    theirs = SEResNet(
+        channels=[[256], [512], [1024] * 2, [2048]],
+        init_block_channels=64,
+        bottleneck=True,
+        conv1_stride=True,
+        num_classes=5,
     )
-    for (conv, norm), (conv_too, norm_too) in pairs:
-        conv_too.weight.data.copy_(conv.weight.data)
-        conv_too.bias.data.zero_()
-        norm.weight.data.uniform_(0.5, 2)
-        norm.bias.data.normal_()
-        norm_too.load_state_dict(norm.state_dict())
-    ours.branch[5].excite = torch.ones_like
-
-    x = torch.randn(3, 12, 9, 7, requires_grad=True)
-    out, expected = ours(x), theirs(x)
-    torch.testing.assert_close(out, expected)
-    [gradient], [gradient_too] = (torch.autograd.grad(y.square().sum(), x) for y in (out, expected))
-    torch.testing.assert_close(gradient, gradient_too, rtol=1e-4, atol=1e-4)
+    theirs.features.final_pool = nn.AdaptiveAvgPool2d(1)
+    ours.double().train(train)
+    theirs.double().train(train)
+    copy_weights(ours, theirs)
+    assert_same(ours, theirs, torch.randn(2, 3, 63, 65, dtype=torch.double, requires_grad=True))
 
 
 def test_the_gate_closes_the_branch_and_not_the_shortcut() -> None:
-    block = SEBottleneck(c_in=8, width=2, stride=1, r=4).eval()
+    block = Bottleneck(8, 8, gate=lambda c: SqueezeExcite(c, r=4)).eval()
     assert isinstance(block.skip, nn.Identity)
-    block.branch[5].excite = torch.zeros_like
+    block.branch.gate.excite = torch.zeros_like
     x = torch.rand(2, 8, 5, 3)
     torch.testing.assert_close(block(x), x)
-
-
-@pytest.mark.parametrize(("stride", "h", "w"), [(1, 9, 7), (2, 9, 7), (2, 8, 6)])
-def test_stride(stride: int, h: int, w: int) -> None:
-    block = SEBottleneck(c_in=8, width=4, stride=stride, r=2)
-    assert block(torch.randn(2, 8, h, w)).shape == (2, 16, -(-h // stride), -(-w // stride))
 
 
 def test_weights_of_the_whole_network() -> None:
@@ -99,7 +86,11 @@ def test_weights_of_the_whole_network() -> None:
     total = sum(p.numel() for p in model.parameters())
     assert total == 28_071_976
     # With biases as in the authors' models: what timm and pytorchcv count for theirs.
-    biases = sum(m.w1.out_features + m.w2.out_features for m in model.modules() if hasattr(m, "w1"))
+    biases = sum(
+        m.w1.out_features + m.w2.out_features
+        for m in model.modules()
+        if isinstance(m, SqueezeExcite)
+    )
     assert biases == 16_048
     assert total + biases == 28_088_024
 

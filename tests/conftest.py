@@ -1,9 +1,19 @@
 """Papers are importable (`from attention.external_attention import …`); torch uses one thread."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "papers"))
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays_open() -> Iterator[None]:
+    """A figure that one test leaves open would be an output of another one's demo."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

@@ -244,7 +244,7 @@ def test_the_model_module() -> None:
     index.add("attention.squeeze_excitation", text, "se/")
     links = index.links("attention.squeeze_excitation", text)
     urls = {link.url for link in links}
-    assert {"se/#SqueezeExcite", "se/#STAGES", TORCH + "generated/torch.nn.Linear.html"} <= urls
+    assert {"se/#SqueezeExcite", "se/#witnesses", TORCH + "generated/torch.nn.Linear.html"} <= urls
     lines = text.splitlines()
     for link in links:
         assert lines[link.line - 1][link.column : link.end_column].isidentifier()

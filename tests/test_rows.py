@@ -156,6 +156,49 @@ def test_a_definition_pairs_with_its_docstring_and_its_comment() -> None:
     assert [row.symbol for row in parse(dedent(source))] == ["C", "C.f", "", ""]
 
 
+def test_the_docstring_of_a_class_speaks_for_its_initialiser() -> None:
+    source = """
+        class C:
+            '''About.'''
+
+            def __init__(self, x):
+                self.x = x
+
+                # Why.
+                self.y = 2
+
+        class D:
+            '''About.'''
+
+            z = 3
+
+            def __init__(self):
+                pass
+
+        class E:
+            '''About.'''
+
+            def __init__(self):
+                '''Make it.'''
+
+        class F:
+            def __init__(self):
+                pass
+        """
+    init = "    def __init__(self):\n"
+    assert cut(source) == [
+        ("doc", "About.", "class C:\n    def __init__(self, x):\n        self.x = x\n"),
+        ("side", "Why.", "        self.y = 2\n"),
+        ("doc", "About.", "class D:\n    z = 3\n"),
+        ("doc", "", f"{init}        pass\n"),
+        ("doc", "About.", "class E:\n"),
+        ("doc", "Make it.", init),
+        ("doc", "", "class F:\n"),
+        ("doc", "", f"{init}        pass\n"),
+    ]
+    assert [row.symbol for row in parse(dedent(source))][:3] == ["C", "", "D"]
+
+
 def test_code_goes_on_after_a_nested_function() -> None:
     source = """
         def outer():

@@ -377,12 +377,20 @@ class _Headings:
     def openings(self) -> dict[int, _Opening]:
         """The row of each definition, by its first line."""
         openings = {}
+        documented: dict[str, int] = {}  # what has a docstring, and the line on which it ends
         for definition, top, prose in zip(
             self.scan.definitions, self.tops, self.comments, strict=True
         ):
+            name = definition.symbol.name
             if definition.docstring and definition.docstring.lifted:
                 prose.append(_prose(definition.docstring, self.scan))
-            openings[top] = _Opening("doc", _paragraphs(prose), definition.symbol.name)
+                documented[name] = definition.docstring.end
+            owner = name.removesuffix(".__init__")
+            end = documented.get(owner) if owner != name and not prose else None
+            # An initialiser without prose, just below the docstring of its class, which speaks
+            # for both, stands beside it.
+            if end is None or any(line.strip() for line in self.scan.lines[end : top - 1]):
+                openings[top] = _Opening("doc", _paragraphs(prose), name)
         return openings
 
 

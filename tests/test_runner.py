@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from marginalia import isolation
+from marginalia import isolation, preload
 from marginalia.demo import Result
 from marginalia.runner import Job, Ran, key, run_all, run_isolated
 from marginalia.store import Store
@@ -555,3 +556,14 @@ def test_an_interrupted_build_goes_on_later(
     assert wait_for(lambda: not alive(demo_pid))
     write(root, b=HELLO)
     assert statuses(build(root, store)) == {"a": "cached", "b": "ran", "c": "cached"}
+
+
+def test_a_user_s_own_matplotlib_settings_change_no_figure(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\n")
+    width = "import matplotlib; print(matplotlib.rcParams['lines.linewidth'])"
+    mine = {**os.environ, "MPLCONFIGDIR": str(tmp_path)}
+    outputs = [
+        subprocess.run([sys.executable, "-c", width], env=env, capture_output=True, check=True)
+        for env in (mine, preload.environment(mine))
+    ]
+    assert [output.stdout.strip() for output in outputs] == [b"9.0", b"1.5"]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import importlib
 import io
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 # What must stand before the interpreter starts. Everything here shapes results: one thread for each
 # library (a second one, made in a parent, hangs forked children), one order of sets, no display.
@@ -38,7 +42,11 @@ COMMON = ("einops.layers.torch",)
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that runs demos, from that of the builder."""
     kept = {name: value for name, value in inherited.items() if name not in UNWANTED}
-    return kept | ENVIRONMENT
+    # Matplotlib keeps a list of fonts where the user's settings are. Neither those nor a list that
+    # another installation left behind may change a figure.
+    installation = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
+    fonts = user_cache_path("marginalia") / f"matplotlib-{installation}"
+    return kept | ENVIRONMENT | {"MPLCONFIGDIR": str(fonts)}
 
 
 def warm() -> None:

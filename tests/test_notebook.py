@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -261,3 +263,31 @@ def test_an_edit_keeps_the_ids_of_other_cells(tmp_path: Path) -> None:
     shared = before.keys() & after.keys()
     assert len(shared) == len(before) - 1
     assert all(before[source] == after[source] for source in shared)
+
+
+def test_what_local_modules_give_comes_along(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "a.py").write_text(
+        "import math\n\nTWO = 2\n\n\ndef unused(): ...\n\n\n"
+        "def area(r):\n    return math.pi * r**TWO\n"
+    )
+    text = dedent("""
+        import json
+        from parts.a import area as surface
+
+        # A part.
+
+        def demo():
+            print(json.dumps(round(surface(1), 2)))
+        """).lstrip("\n")
+    paper = paper_of(text, tmp_path)
+    alone = nbformat.reads(notebook(text, paper, None), as_version=4)  # type: ignore[no-untyped-call]
+    assert ("code", text[: text.index("\n\n")]) in sources(alone.cells)
+    read: Any = nbformat.reads(notebook(text, paper, None, tmp_path), as_version=4)  # type: ignore[no-untyped-call]
+    code = [cell.source for cell in read.cells if cell.cell_type == "code"]
+    assert code[0] == "import json"
+    assert "unused" not in "".join(code)
+    namespace: dict[str, Any] = {}
+    with redirect_stdout(io.StringIO()) as said:
+        exec("\n".join(code), namespace)
+    assert said.getvalue() == "3.14\n"

@@ -7,8 +7,9 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -17,6 +18,7 @@ from marginalia.demo import Output, Result
 from marginalia.effects import binds, reads
 from marginalia.paper import Paper
 from marginalia.rows import Row, is_script, parse
+from marginalia.snippet import borrowed
 from marginalia.source import plain_lines, tree_of
 from marginalia.syntax import (
     dedent,
@@ -42,7 +44,7 @@ _METADATA = {
 }
 
 
-def notebook(text: str, paper: Paper, result: Result | None) -> str:
+def notebook(text: str, paper: Paper, result: Result | None, root: Path | None = None) -> str:
     """Turn a module into a notebook that runs from top to bottom.
 
     A cell for the title, the docstring's prose, the module as jupytext's light format reads it,
@@ -53,6 +55,8 @@ def notebook(text: str, paper: Paper, result: Result | None) -> str:
         text: The module's source; a notebook script is read as jupytext reads it.
         paper: What its front matter says.
         result: What the demo showed; without it the cells have no outputs.
+        root: The folder that the imports of local modules start from: what is taken from those
+            gets a cell of its own, for the notebook leaves alone.
 
     Returns:
         JSON in nbformat 4.5: the same input gives the same bytes.
@@ -61,6 +65,7 @@ def notebook(text: str, paper: Paper, result: Result | None) -> str:
         SourceError: The source does not parse.
     """
     cells = _cells(text, paper)
+    _bring(cells, *borrowed(text, path=paper.path, root=root))
     if result:
         _store(cells, result)
     made = _V4.new_notebook(metadata=_METADATA)
@@ -69,6 +74,32 @@ def notebook(text: str, paper: Paper, result: Result | None) -> str:
         seen[cell.kind, cell.source] += 1
         made.cells.append(cell.made(seen[cell.kind, cell.source]))
     return f"{_V4.writes(made)}\n"
+
+
+def _bring(cells: list[_Cell], code: str, replaced: Sequence[ast.stmt]) -> None:
+    """Put what comes from local modules, which a reader does not have, below the imports."""
+    taken = {ast.unparse(node) for node in replaced}
+    place = 0
+    for number, cell in enumerate(cells):
+        if cell.kind == "code" and (kept := _without(cell.source, taken)) is not None:
+            cell.source, place = kept, number + 1
+    if place:
+        lead = _Cell("markdown", "Taken from other modules of the same collection:")
+        cells[place:place] = [lead, _Cell("code", code.rstrip("\n"))]
+    cells[:] = [cell for cell in cells if cell.source]
+
+
+def _without(source: str, imports: Collection[str]) -> str | None:
+    """A cell without some imports; None if it has none of them."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a command of IPython
+        return None
+    lines = source.split("\n")
+    found = [node for node in body if ast.unparse(node) in imports]
+    for node in reversed(found):
+        del lines[start_of(node) - 1 : end_of(node)]
+    return "\n".join(lines).strip("\n") if found else None
 
 
 @dataclass(slots=True)

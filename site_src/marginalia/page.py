@@ -387,7 +387,8 @@ class _Renderer:
         path = self.paper.path
         source = path.read_bytes() if path.suffix == ".py" else self.text.encode()
         self._save(f"{stem}.py", source)
-        self._save(f"{stem}.ipynb", notebook(self.text, self.paper, self.result).encode())
+        made = notebook(self.text, self.paper, self.result, self.context.root)
+        self._save(f"{stem}.ipynb", made.encode())
 
     # Addresses and files
 

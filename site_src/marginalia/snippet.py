@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import difflib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -77,6 +78,29 @@ def runnable(
     else:
         chosen = _choose_lines(module, *target)
     return _Assembly(module, chosen).text() if chosen else ""
+
+
+def borrowed(
+    text: str, *, path: str | Path = "<source>", root: Path | None = None
+) -> tuple[str, list[ast.stmt]]:
+    """What a module takes from local modules, to put in the place of its imports of them.
+
+    Args:
+        text: The module.
+        path: The module's file, for errors and for what it imports relatively.
+        root: The folder that the imports of local modules start from.
+
+    Returns:
+        The definitions, which need the module's other imports above them, and the imports that they
+        stand for; an import stays where `runnable` would leave it, too.
+
+    Raises:
+        SourceError: The module, or a local one that it needs, does not parse.
+    """
+    module = _load(text, str(path), root)
+    blocks = {block for block in module.top if block.kind not in ("text", "guard")}
+    imports = {block for block in blocks if block.kind == "import"}
+    return _Assembly(module, _Choice(blocks, imports)).borrowed()
 
 
 # A module in blocks
@@ -652,13 +676,19 @@ class _Assembly:
         self._write(self.module)
         if self.choice.call:
             self.pieces.append(_Piece(["demo()"], "code"))
-        pieces = [self.future, *self.pieces] if self.future else self.pieces
-        lines: list[str] = []
-        for number, piece in enumerate(pieces):
-            if number:
-                lines += [""] * _gap(pieces[number - 1], piece)
-            lines += piece.lines
-        return "".join(f"{line}\n" for line in lines)
+        return _joined([self.future, *self.pieces] if self.future else self.pieces)
+
+    def borrowed(self) -> tuple[str, list[ast.stmt]]:
+        """The part of it that is not of the module, and the imports that it stands for."""
+        self._write(self.module)
+        replaced: list[ast.stmt] = []
+        for block in self.module.top:
+            if block in self.choice.whole:
+                kinds: dict[ast.stmt, set[bool]] = defaultdict(set)
+                for node, alias in self.locals.aliases(self.module, block):
+                    kinds[node].add(bool(self.locals.taken(self.module, node, alias)))
+                replaced += [node for node, taken in kinds.items() if taken == {True}]
+        return _joined([p for p in self.pieces if p.module is not self.module]), replaced
 
     def _write(self, module: _Module) -> None:
         self.written.add(module)
@@ -750,6 +780,15 @@ class _Assembly:
             self.pieces.append(_Piece(["from types import SimpleNamespace"], "import"))
         values = ", ".join(f"{attribute}={attribute}" for attribute in sorted(attributes))
         self.pieces.append(_Piece([f"{name} = SimpleNamespace({values})"], "code"))
+
+
+def _joined(pieces: Sequence[_Piece]) -> str:
+    lines: list[str] = []
+    for number, piece in enumerate(pieces):
+        if number:
+            lines += [""] * _gap(pieces[number - 1], piece)
+        lines += piece.lines
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _gap(before: _Piece, after: _Piece) -> int:

@@ -61,7 +61,8 @@ def test_every_snippet_runs_alone(paper: Path) -> None:
 
 def test_the_notebook_runs(paper: Path, result: Result, tmp_path: Path) -> None:
     text = read_source(paper)
-    read: Any = nbformat.reads(notebook(text, load(paper, ROOT), result), as_version=4)  # type: ignore[no-untyped-call]
+    made = notebook(text, load(paper, ROOT), result, ROOT)
+    read: Any = nbformat.reads(made, as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(read, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in read.cells for output in cell.get("outputs", ())]
     assert any("image/png" in output.get("data", {}) for output in outputs)

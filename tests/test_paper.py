@@ -81,6 +81,12 @@ def test_the_front_matter_is_read_without_an_import(tmp_path: Path) -> None:
     assert paper.letters == {"b": "batch", "c": "channels", "h": "height", "w": "width"}
 
 
+def test_code_may_be_by_others(tmp_path: Path) -> None:
+    front = '"""\n---\ncode: https://example.org\n{}---\n"""'
+    assert loaded(tmp_path, front.format("")).code_label == "official code"
+    assert loaded(tmp_path, front.format("official: false\n")).code_label == "code by others"
+
+
 def test_a_relative_may_say_what_it_changes(tmp_path: Path) -> None:
     text = '''"""\n---\ncompare:\n  eca-net: "no matrix: $k$"\n  cbam: two gates\n---\n"""'''
     assert loaded(tmp_path, text).compare == {"eca-net": "no matrix: $k$", "cbam": "two gates"}

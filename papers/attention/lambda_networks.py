@@ -6,6 +6,7 @@ year: 2021
 venue: ICLR
 arxiv: "2102.08602"
 code: https://github.com/lucidrains/lambda-networks
+official: false
 topic: attention
 tags: [linear attention, position encoding]
 zh: λ 网络（无注意力图的长程交互）
@@ -47,12 +48,13 @@ from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
-from attention.self_attention import MultiHeadAttention
-from convolution.resnet import Bottleneck, conv_bn, resnet
 from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
+
+from attention.self_attention import MultiHeadAttention
+from convolution.resnet import Bottleneck, conv_bn, resnet
 
 # ## The layer
 

@@ -41,11 +41,12 @@ Letters: `b` batch, `c` channels, `h w` height and width, `m` branches ($M$),
 
 import matplotlib.pyplot as plt
 import torch
-from convolution.resnet import Bottleneck, resnet
 from einops import einsum, rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
+
+from convolution.resnet import Bottleneck, resnet
 
 # ## The unit
 

@@ -44,12 +44,13 @@ from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
-from convolution.resnet import Bottleneck, resnet
 from einops import rearrange, reduce
 from einops.layers.torch import Reduce
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.utils.flop_counter import FlopCounterMode
+
+from convolution.resnet import Bottleneck, resnet
 
 # ## The gate
 

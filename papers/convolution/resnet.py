@@ -55,7 +55,9 @@ from torch.utils.flop_counter import FlopCounterMode
 # ## The blocks
 
 
-def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_bn(
+    c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     """A convolution that keeps height and width, up to its stride; batch norm."""
     pad = kernel // 2
     conv = nn.Conv2d(c_in, c_out, kernel, stride, pad, groups=groups, bias=False)

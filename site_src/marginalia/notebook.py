@@ -163,7 +163,7 @@ def _title(paper: Paper) -> list[_Cell]:
     if paper.arxiv:
         facts.append(f"[arXiv:{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})")
     if paper.code:
-        facts.append(f"[official code]({paper.code})")
+        facts.append(f"[{paper.code_label}]({paper.code})")
     about = " · ".join(fact for fact in facts if fact)
     heading = f"# {paper.title}"
     summary = paper.summary.strip().removeprefix(heading).strip()

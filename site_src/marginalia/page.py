@@ -180,7 +180,7 @@ class _Renderer:
             _outside(f"https://arxiv.org/abs/{paper.arxiv}", f"arXiv {paper.arxiv}")
             if paper.arxiv
             else "",
-            _outside(paper.code, "official code") if paper.code else "",
+            _outside(paper.code, paper.code_label) if paper.code else "",
         ]
         if self.context.snippets:
             stem = paper.module.rsplit(".", 1)[-1]

@@ -74,8 +74,13 @@ class Paper:
 
     @property
     def code(self) -> str:
-        """The address of the authors' own code."""
+        """The address of the authors' own code, or of someone else's (see `code_label`)."""
         return self._text("code")
+
+    @property
+    def code_label(self) -> str:
+        """What that code is, in words."""
+        return "official code" if self.meta.get("official", True) else "code by others"
 
     @property
     def topic(self) -> str:
@@ -191,6 +196,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "venue": _TEXT,
     "arxiv": _TEXT,
     "code": _TEXT,
+    "official": ("true or false", _is_switch),
     "topic": _TEXT,
     "tags": _TEXTS,
     "zh": _TEXT,

@@ -1,4 +1,4 @@
-"""Six kinds of page in a real browser: no other host, no error, nothing axe objects to."""
+"""Seven kinds of page in a real browser: no other host, no error, nothing axe objects to."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ PAGES = {
     "topic": "topics/attention/",
     "timeline": "timeline/",
     "paper": "attention/squeeze-excitation/",
+    "survey": "attention/survey/",
     "companion": "companion/transformers/mha/",
     "guide": "guides/tmux-usage/",
 }
@@ -176,6 +177,27 @@ def test_shapes_switch_off_and_stay_off(browser: Browser, address: str) -> None:
     assert not shape.is_visible()
     page.reload()
     assert not page.locator(".mg-shape").first.is_visible()
+    page.close()
+
+
+def test_a_table_sorts_by_number_and_by_text(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(address + PAGES["survey"])
+    table = page.locator(".mg-rich table")
+
+    def column(number: int) -> list[str]:
+        return table.locator(f"tbody td:nth-child({number})").all_inner_texts()
+
+    names = column(1)
+    for number, key in ((3, lambda text: float(text.replace(",", ""))), (1, str.lower)):
+        head = table.locator(f"thead th:nth-child({number})")
+        for order in ("ascending", "descending"):
+            head.get_by_role("button").press("Enter")
+            assert head.get_attribute("aria-sort") == order
+            values = [key(text) for text in column(number)]
+            assert values == sorted(values, reverse=order == "descending")
+        assert table.locator("[aria-sort]").count() == 1
+    assert sorted(column(1)) == sorted(names)
     page.close()
 
 

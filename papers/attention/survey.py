@@ -129,14 +129,15 @@ def mechanisms(c: int = 64) -> dict[str, nn.Module]:
     }
 
 
-DECIDES = {
-    "how loud a channel is": ["SE", "ECA"],
-    "how loud a channel is, and a place": ["CBAM", "BAM"],
-    "how far a channel looks": ["SK", "PSA"],
-    "what to read from a memory": ["external"],
-    "what to read from a summary of all pixels": ["flow", "lambda"],
-    "which pixels of a window to read": ["ACmix"],
-    "which pixels of all to read": ["EMSA", "non-local", "DANet", "self"],
+# What each of them weighs: whose share in the result depends on the input.
+WEIGHS = {
+    "channels": ["SE", "ECA"],
+    "channels, places": ["CBAM", "BAM"],
+    "kernel sizes": ["SK", "PSA"],
+    "memory slots": ["external"],
+    "summaries": ["flow", "lambda"],
+    "pixels nearby": ["ACmix"],
+    "all pixels": ["EMSA", "non-local", "DANet", "self"],
 }
 
 # ## What is measured
@@ -261,7 +262,7 @@ def demo() -> None:
     # pixels with pixels, a square. All others grow with the image and no faster.
     products = {name: growth(multiply_adds, block) for name, block in counted.items()}
     held = {name: growth(memory, block) for name, block in counted.items()}
-    pairs = DECIDES["which pixels of all to read"]
+    pairs = WEIGHS["all pixels"]
     others = [name for name in blocks if name not in pairs]
     linear = [products[name] for name in others if name not in ("SE", "ECA")]
     assert products["SE"] == products["ECA"] == 0  # SE, Eq. 3; ECA, Eq. 9
@@ -293,12 +294,12 @@ def demo() -> None:
         name: [milliseconds(block, side) for side in (8, 16, 32)]
         for name, block in blocks.items()
     }
-    titles = ["mechanism", "decides", "weights", "multiply-adds, M", "memory, MB", "ms"]
+    titles = ["mechanism", "weighs", "weights", "multiply-adds, M", "memory, MB", "ms"]
     table = [[*titles, "cost grows with", "knows places"], ["---"] * 2 + ["---:"] * 6]
-    for does, names in DECIDES.items():
+    for weighed, names in WEIGHS.items():
         for name in names:
             block = counted[name]
-            row = [name, does, f"{weights(block):,}"]
+            row = [name, weighed, f"{weights(block):,}"]
             row += [f"{multiply_adds(block, 32) / 1e6:.3f}"]
             row += [f"{memory(block, 32) / 2**20:.2f}", f"{taken[name][-1]:.2f}"]
             row += [f"$n^{products[name]:.0f}$", "yes" if name in placed else "no"]
@@ -310,14 +311,14 @@ def demo() -> None:
     sides = [2**i for i in range(3, 9)]
     tokens = [side**2 for side in sides]
     figure, axes = plt.subplots(1, 3, figsize=(8, 3.4), layout="constrained")
-    for i, names in enumerate(DECIDES.values()):
+    for i, names in enumerate(WEIGHS.values()):
+        style = {"color": f"C{i % 6}", "linestyle": "--" if names == pairs else "-"}
         for name in names:
             block, label = counted[name], ", ".join(names) if name == names[0] else None
             counts = [multiply_adds(block, side) for side in sides]
-            axes[0].loglog(tokens, counts, color=f"C{i}", label=label)
-            held_here = [memory(block, side) for side in sides]
-            axes[1].loglog(tokens, held_here, color=f"C{i}")
-            axes[2].loglog(tokens[:3], taken[name], ".-", color=f"C{i}")
+            axes[0].loglog(tokens, counts, label=label, **style)
+            axes[1].loglog(tokens, [memory(block, side) for side in sides], **style)
+            axes[2].loglog(tokens[:3], taken[name], marker=".", **style)
     axes[0].set(title="multiply-adds", xlabel="tokens")
     axes[1].set(title="bytes held", xlabel="tokens")
     axes[2].set(title="milliseconds", xlabel="tokens")

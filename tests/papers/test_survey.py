@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attention.survey import (
-    DECIDES,
+    WEIGHS,
     Memory,
     growth,
     knows_place,
@@ -14,7 +14,7 @@ from attention.survey import (
 )
 from torch import Tensor, nn
 
-NAMES = [name for names in DECIDES.values() for name in names]
+NAMES = [name for names in WEIGHS.values() for name in names]
 
 
 def test_every_mechanism_is_in_one_group() -> None:

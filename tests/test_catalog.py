@@ -224,6 +224,19 @@ def test_hand_written_pages(tmp_path: Path) -> None:
     assert dangling(catalog, written) == []
 
 
+def test_a_guide_stays_when_a_module_answers_its_note(tmp_path: Path) -> None:
+    notes = "- {id: ssh, title: SSH, kind: howto}\n- {id: tmux, title: tmux, kind: howto}\n"
+    modules = {"tools/notes.yaml": notes, "tools/shell.py": paper("note: ssh")}
+    root = folder(tmp_path / "papers", modules)
+    guides = {"guides/ssh.md": "# SSH", "guides/tmux.md": "# tmux"}
+    catalog = load(root, folder(tmp_path / "docs", guides))
+    written = pages(catalog)
+    assert catalog.url_of("ssh") == "tools/shell/"
+    assert written["guides/index.md"].count("[SSH](ssh.md)") == 1
+    assert written["topics/tools.md"].count("](../tools/shell.md)") == 1
+    assert dangling(catalog, written) == []
+
+
 def test_papers_read_elsewhere(tmp_path: Path) -> None:
     root = folder(tmp_path, {"a/broken.py": "def", "a/good.py": paper("year: 2020")})
     with pytest.raises(SourceError):

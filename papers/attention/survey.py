@@ -274,7 +274,9 @@ def demo() -> None:
     # **When is a square too much?** Self-attention has four projections, $4nc^2$, and
     # two products with the map, $2n^2c$. They are level at $n = 2c$, here 128 pixels.
     n, c = 32**2, 64
-    assert multiply_adds(counted["self"], 32) == 4 * n * c**2 + 2 * n**2 * c  # Table 1
+    assert (
+        multiply_adds(counted["self"], 32) == 4 * n * c**2 + 2 * n**2 * c
+    )  # Transformer: O(n²d)
     assert multiply_adds(counted["external"], 32) == 2 * n * c * 64  # EA: O(dSn)
 
     # **Who knows where?** Shuffle the pixels. If the result is only shuffled too, the

@@ -223,8 +223,8 @@ class _Writer:
         for kind in KINDS:
             lines = [
                 self._line(entry, GUIDES)
-                for entry in self.catalog.entries
-                if entry.is_guide and entry.kind == kind
+                for entry in self.catalog.guide_entries
+                if entry.kind == kind
             ]
             parts += _titled(_KIND_TITLES[kind], "\n".join(lines))
         return _page("Guides", about, parts)

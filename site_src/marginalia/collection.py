@@ -121,6 +121,12 @@ class Catalog:
         """What a topic holds."""
         return [entry for entry in self.entries if entry.topic == topic]
 
+    @property
+    def guide_entries(self) -> list[Entry]:
+        """The hand-written pages, those included whose note a module answers as well."""
+        written = [e for e in self.entries if e.note and e.note.id in self.guides]
+        return [entry if entry.is_guide else self._entry(None, entry.note) for entry in written]
+
     def _entry(self, paper: Paper | None, note: Note | None) -> Entry:
         """What is known of a paper and its note together; the paper knows better."""
 

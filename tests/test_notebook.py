@@ -291,3 +291,17 @@ def test_what_local_modules_give_comes_along(tmp_path: Path) -> None:
     with redirect_stdout(io.StringIO()) as said:
         exec("\n".join(code), namespace)
     assert said.getvalue() == "3.14\n"
+
+
+def test_a_name_of_the_demo_hides_none_of_what_comes_along(tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(
+        "def half(x):\n    return x / 2\n\n\ndef f(x):\n    return half(x)\n"
+    )
+    text = "from parts import f\n\n\ndef demo():\n    half = f(3)\n    print(half, f(half))\n"
+    paper = paper_of(text, tmp_path)
+    read: Any = nbformat.reads(notebook(text, paper, None, tmp_path), as_version=4)  # type: ignore[no-untyped-call]
+    code = [cell.source for cell in read.cells if cell.cell_type == "code"]
+    assert code[-1] == "demo()"
+    with redirect_stdout(io.StringIO()) as said:
+        exec("\n".join(code), {})
+    assert said.getvalue() == "1.5 0.75\n"

@@ -273,8 +273,10 @@ def demo() -> None:
     assert weights(net) == 47_586_427  # pytorchcv 0.0.74, danet_resnetd50b_cityscapes
     print(f"weights in the head: {weights(net.head):,}, in attention: {in_attention:,}")
 
-    # **The price in memory.** With a crop of 768 × 768 pixels, as the authors test
-    # with, the one map fills 340 MB and the other 1 MB.
+    # **The price in memory.** A crop of 768 × 768 pixels, as the authors test with,
+    # becomes 96 × 96 positions. Their map fills 340 MB, that of the channels 1 MB.
+    scores, *_ = net(torch.empty(1, 3, 768, 768, device="meta"))
+    assert scores.shape[2:] == (96, 96)  # Section 3.1: an eighth of the image
     entries = [module.attend(crop).numel() for module in (position, channel)]
     assert entries == [96**4, 512**2]  # Sections 3.2 and 3.3: N × N and C × C
 

@@ -245,7 +245,7 @@ def demo() -> None:
     # takes four times its multiply-adds.
     d, k, v, n, m = 64, 16, 64 // 4, 64**2, 23**2
     with torch.device("meta"):
-        layer, attention = LambdaLayer(d), MultiHeadAttention(d, h=8)
+        layer, rival = LambdaLayer(d), MultiHeadAttention(d, h=8)
     with FlopCounterMode(display=False) as counter:
         layer(torch.empty(1, d, 64, 64, device="meta"))
     products = counter.get_total_flops() / 2
@@ -260,7 +260,7 @@ def demo() -> None:
     for side in sides:
         image = torch.empty(128, d, side, side, device="meta")
         tokens = rearrange(image, "b d i j -> b (i j) d")
-        maps.append(kept(attention, tokens, tokens))
+        maps.append(kept(rival, tokens, tokens))
         lambdas.append(kept(layer, image))
     assert maps[-1] == 64  # Section 1, footnote: "64GB"
     assert lambdas[-1] == 4 * 128 * n * k * v / 2**30  # Section 3.2: Θ(bnkd/h)

@@ -64,8 +64,9 @@ def notebook(text: str, paper: Paper, result: Result | None, root: Path | None =
     Raises:
         SourceError: The source does not parse.
     """
-    cells = _cells(text, paper)
-    _bring(cells, *borrowed(text, path=paper.path, root=root))
+    code, replaced = borrowed(text, path=paper.path, root=root)
+    cells = _cells(text, paper, code)
+    _bring(cells, code, replaced)
     if result:
         _store(cells, result)
     made = _V4.new_notebook(metadata=_METADATA)
@@ -136,7 +137,7 @@ class _Cell:
 # Cells
 
 
-def _cells(text: str, paper: Paper) -> list[_Cell]:
+def _cells(text: str, paper: Paper, brought: str) -> list[_Cell]:
     tree = tree_of(text, paper.path)
     lines = plain_lines(text)
     opening = end_of(tree.body[0]) if tree.body and is_text(tree.body[0]) else 0
@@ -154,7 +155,7 @@ def _cells(text: str, paper: Paper) -> list[_Cell]:
     heading: list[_Cell] = []
     while after and before and before[-1].kind == "markdown":
         heading.insert(0, before.pop())
-    return [*_title(paper), *before, *after, *heading, *_of_demo(text, tree, demo, rows)]
+    return [*_title(paper), *before, *after, *heading, *_of_demo(text, tree, demo, rows, brought)]
 
 
 def _title(paper: Paper) -> list[_Cell]:
@@ -221,11 +222,15 @@ def _top(demo: ast.FunctionDef, rows: Iterable[Row]) -> int:
 
 
 def _of_demo(
-    text: str, tree: ast.Module, demo: ast.FunctionDef, rows: Sequence[Row]
+    text: str,
+    tree: ast.Module,
+    demo: ast.FunctionDef,
+    rows: Sequence[Row],
+    brought: str,
 ) -> list[_Cell]:
     lines, inside = plain_lines(text), inside_strings(text)
     body = demo.body[1:] if is_text(demo.body[0]) else demo.body
-    others = [node for node in tree.body if node is not demo]
+    others = [node for node in tree.body if node is not demo] + ast.parse(brought).body
     clash = binds(body) & (binds(others) | reads(others))
     if clash or not is_dedentable(demo, body):
         source = "\n".join(lines[start_of(demo) - 1 : end_of(demo)])

@@ -34,7 +34,7 @@ build: setup  ## run the demos, write the site into site/ (ARGS=--verbose lists 
 	$(BIN)/mkdocs build --strict $(ARGS)
 
 test: setup  ## run the tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .

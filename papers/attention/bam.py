@@ -46,9 +46,8 @@ import matplotlib.pyplot as plt
 import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from convolution.resnet import Bottleneck, resnet
+from convolution.resnet import Bottleneck, gigaflops, resnet
 
 # ## Which channels
 
@@ -252,10 +251,7 @@ def demo() -> None:
     # **The price in arithmetic.** The spatial branch uses its weights once a pixel.
     # Each stage has twice the channels and a quarter of the pixels of the one before,
     # so that all three modules cost about the same.
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, 3, 224, 224, device="meta"))
-    used = counter.get_total_flops() / 2e9
-    assert round(used, 2) == 3.94  # ImageNet table, GFLOPs of ResNet50 + BAM
+    assert round(gigaflops(model), 2) == 3.94  # ImageNet table, ResNet50 + BAM, GFLOPs
 
     # **How far a place looks.** Two layers of 3 by 3 touch 25 pixels whatever the
     # dilation. Dilation draws them apart: $4d + 1$ pixels from side to side, with

@@ -46,10 +46,9 @@ from einops import rearrange, reduce, repeat
 from einops.layers.torch import Reduce
 from torch import Tensor, nn
 from torch.nn.functional import softplus
-from torch.utils.flop_counter import FlopCounterMode
 
 from attention.squeeze_excitation import SqueezeExcite
-from convolution.resnet import Bottleneck, conv_bn, resnet
+from convolution.resnet import Bottleneck, conv_bn, gigaflops, resnet
 
 # ## Which channels
 
@@ -239,12 +238,10 @@ def demo() -> None:
 
     # **The price in arithmetic.** The matrices are used twice an image, the 98 weights
     # of the convolution once a pixel.
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, 3, 224, 224, device="meta"))
-    used = counter.get_total_flops() / 2
-    gating = sum(n * (c * c / 4 + 98 * (56 * 256 / c) ** 2) for c, n in stages)
-    assert round(used / 1e9, 3) == 3.864  # Table 4, GFLOPs of ResNet-50 + CBAM
-    assert round((used - gating) / 1e9, 3) == 3.858  # Table 4, ResNet-50
+    used = gigaflops(model)
+    gating = sum(n * (c * c / 4 + 98 * (56 * 256 / c) ** 2) for c, n in stages) / 1e9
+    assert round(used, 3) == 3.864  # Table 4, GFLOPs of ResNet-50 + CBAM
+    assert round(used - gating, 3) == 3.858  # Table 4, ResNet-50
 
     # **An even kernel.** The note's block on a 14 by 14 map: padding by half the kernel
     # gives one row and one column too many.

@@ -50,10 +50,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, layer_norm, pad, unfold
-from torch.utils.flop_counter import FlopCounterMode
 
 from attention.squeeze_excitation import SqueezeExcite
-from convolution.resnet import Bottleneck, resnet
+from convolution.resnet import Bottleneck, gigaflops, resnet
 
 # ## The module
 
@@ -148,8 +147,8 @@ def epsanet50(
 ) -> nn.Sequential:
     """ResNet-50 that looks around at four scales, in middles `wide` times wider."""
 
-    # In place of the 3 by 3 convolution, stride and all.
     def look(width: int, stride: int) -> nn.Sequential:
+        """In place of the 3 by 3 convolution, stride and all."""
         psa = PyramidSqueezeAttention(width, width, stride, kernels, groups)
         return nn.Sequential(psa, nn.BatchNorm2d(width), nn.ReLU())
 
@@ -173,9 +172,7 @@ def operations(model: nn.Module) -> float:
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.register_forward_hook(lambda *call: normed.append(call[-1].numel()))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.empty(1, 3, 224, 224, device="meta"))
-    return (counter.get_total_flops() / 2 + 2 * sum(normed)) / 1e9
+    return gigaflops(model) + 2 * sum(normed) / 1e9
 
 
 # ## A task of two scales

@@ -61,7 +61,7 @@ from attention.cbam import CBAM
 from attention.danet import ChannelAttention, PositionAttention
 from attention.eca_net import ECA
 from attention.emsa_rest import EMSA
-from attention.external_attention import ExternalAttention
+from attention.external_attention import ExternalAttention, weights
 from attention.flowformer import FlowAttention
 from attention.lambda_networks import LambdaLayer
 from attention.non_local import NonLocal
@@ -141,11 +141,6 @@ WEIGHS = {
 }
 
 # ## What is measured
-
-
-def weights(block: nn.Module) -> int:
-    """How many numbers a block learns."""
-    return sum(p.numel() for p in block.parameters())
 
 
 @torch.no_grad()
@@ -260,6 +255,9 @@ def demo() -> None:
 
     # **The price.** Two gates cost the same for any image. Four mechanisms compare
     # pixels with pixels, a square. All others grow with the image and no faster.
+    learned = [weights(block) for block in counted.values()]
+    assert min(learned) == 3  # ECA, Eq. 9: k weights
+    assert round(max(learned) / 64**2, 1) == 6.6  # PSA, in units of c²
     products = {name: growth(multiply_adds, block) for name, block in counted.items()}
     held = {name: growth(memory, block) for name, block in counted.items()}
     pairs = WEIGHS["all pixels"]

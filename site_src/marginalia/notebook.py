@@ -56,7 +56,7 @@ def notebook(text: str, paper: Paper, result: Result | None, root: Path | None =
         paper: What its front matter says.
         result: What the demo showed; without it the cells have no outputs.
         root: The folder that the imports of local modules start from: what is taken from those
-            gets a cell of its own, for the notebook leaves alone.
+            gets a cell of its own, for a reader has the notebook and not the folder.
 
     Returns:
         JSON in nbformat 4.5: the same input gives the same bytes.

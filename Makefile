@@ -8,7 +8,7 @@ ARGS   ?=
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve build test check lint types format new clean
+.PHONY: help setup serve build test check lint types format new bench clean
 
 help:  ## list what can be done here
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ format: setup  ## let ruff mend what it can
 new: setup  ## start a paper: make new PAPER=attention/foo
 	@test -n "$(PAPER)" || { echo "Which paper? make new PAPER=attention/foo"; exit 2; }
 	$(BIN)/marginalia new $(PAPER)
+
+bench: setup  ## measure builds beside other tools, an hour or so (ARGS="--n 8 --rounds 1" for a trial)
+	$(BIN)/python benchmarks/run.py setup
+	$(BIN)/python benchmarks/run.py all $(ARGS)
+	$(BIN)/python benchmarks/report.py
 
 clean:  ## remove the built site and the stored demo runs
 	rm -rf site .cache

@@ -1,5 +1,6 @@
 """Papers are importable (`from attention.external_attention import …`); torch uses one thread."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "papers"))
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A pipe: who opens it to read waits for somebody who opens it to write, and vice versa."""
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ import pytest
 from lxml import html
 from marginalia.assemble import Options, Site, assemble
 from marginalia.errors import MarginaliaError
+from marginalia.limits import NAMES, Limits
 from marginalia.links import dangling
 from marginalia.plugin import MarginaliaConfig
 
@@ -93,11 +94,11 @@ def test_a_broken_module_hurts_no_other(site_of: SiteOf) -> None:
         "topic/meta.py": "failed",
         "topic/plain.py": "static",
     }
-    reasons = {page.source: page.reason for page in site.report.failed}
-    assert "broken_one.py:2:5: invalid syntax" in reasons["topic/broken_one.py"]
-    assert "meta.py:3:1" in reasons["topic/meta.py"]
-    assert "year" in reasons["topic/meta.py"]
-    assert re.search(r"line 3: AssertionError: .*4.*5", reasons["topic/false.py"])
+    broken, _, false, meta = site.report.failures()
+    assert broken.endswith("topic/broken_one.py:2: SourceError: invalid syntax")
+    assert re.search(r"topic/false.py:3: AssertionError: .*4.*5", false)
+    assert "topic/meta.py:3: " in meta
+    assert "year" in meta
     assert "line 2, column 5: invalid syntax" in site.pages["topic/broken-one.md"]
     assert "mg-claim mg-ok" in site.pages["topic/good.md"]
     assert "mg-claim mg-bad" in site.pages["topic/false.md"]
@@ -128,12 +129,12 @@ def test_the_time_of_a_demo_is_the_site_s_or_its_own(site_of: SiteOf) -> None:
             "slow.py": f'"""Slow."""{sleep}',
             "patient.py": f'"""\n---\ntimeout: 30\n---\nPatient.\n"""{sleep}',
         },
-        timeout=1.0,
+        limits=Limits(timeout=1.0),
     )
-    status = {page.source: (page.status, page.reason) for page in site.report.pages}
-    assert status["patient.py"] == ("ran", "")
-    assert status["slow.py"][0] == "failed"
-    assert "1" in status["slow.py"][1]
+    pages = {page.source: page for page in site.report.pages}
+    assert (pages["patient.py"].status, pages["patient.py"].failures) == ("ran", ())
+    assert pages["slow.py"].status == "failed"
+    assert "1 s, its limit" in pages["slow.py"].failures[0].message
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -267,7 +268,10 @@ WRONG = {
     "papers": ["no-such-folder", 1],
     "cache": [[]],
     "workers": ["many", 0, -1, True, 1.5],
-    "timeout": ["soon", 0, -1, True],
+    "cache_size": ["all", 0, -1, True],
+    "executor": ["cluster", 1],
+    "scheduler": [8786],
+    **{name: ["soon", 0, -1, True] for name in NAMES},
     "shapes": ["off"],
     "companion": [3],
     "api": [[]],
@@ -308,9 +312,9 @@ def test_a_build_that_fails_lists_every_module(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert "3 pages failed" in done.stdout + done.stderr
     said = "\n".join(line for line in done.stderr.splitlines() if line.startswith("ERROR"))
-    assert re.search(r"broken\.py:2:5: invalid syntax", said)
-    assert re.search(r"deep/also_broken\.py:1:\d+: ", said)
-    assert re.search(r"false\.py: line 3: AssertionError: .*\b4\b.*\b5\b", said)
+    assert "papers/broken.py:2: SourceError: invalid syntax" in said
+    assert "papers/deep/also_broken.py:1: SourceError: " in said
+    assert re.search(r"papers/false\.py:3: AssertionError: .*\b4\b.*\b5\b", said)
     assert "good" not in said
 
 
@@ -321,6 +325,6 @@ def test_a_page_that_cannot_be_rendered_fails_alone(tmp_path: Path) -> None:
     papers = write(tmp_path / "papers", {"deep.py": too_deep, "good.py": "x = 1\n"})
     site = assemble(Options(papers=papers, cache=tmp_path / "cache", workers=1))
     assert [page.source for page in site.report.failed] == ["deep.py"]
-    assert "RecursionError" in site.report.failed[0].reason
+    assert "RecursionError" in site.report.failed[0].failures[0].message
     assert "RecursionError" in site.pages["deep.md"]
     assert "mg-rows" in site.pages["good.md"]

@@ -163,8 +163,12 @@ def test_build_names_every_broken_module_and_writes_the_rest(tmp_path: Path) -> 
         "broken.py",
         "raises.py",
     }
-    assert "1:" in pages["broken.py"]["reason"]
-    assert "on purpose" in pages["raises.py"]["reason"]
+    assert pages["broken.py"]["failures"] == [
+        {"type": "SourceError", "message": "invalid syntax", "line": 1}
+    ]
+    assert pages["raises.py"]["failures"] == [
+        {"type": "RuntimeError", "message": "on purpose", "line": 2}
+    ]
     assert (out / "good" / "index.html").is_file()
 
 

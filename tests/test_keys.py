@@ -154,7 +154,7 @@ def test_a_local_module_hides_an_installed_one(tmp_path: Path) -> None:
 
 def test_a_bare_folder_does_not_hide_an_installed_package(tmp_path: Path) -> None:
     write(tmp_path, {"page.py": "import yaml\n", "yaml/note.md": ""})
-    closure = keys._Closure([tmp_path])
+    closure = keys._Closure(keys._Local((tmp_path,)), keys.View())
     closure.start(tmp_path / "page.py", tmp_path)
     assert closure.packages == {"yaml"}
 
@@ -195,10 +195,10 @@ def test_the_capture_code_is_an_input() -> None:
     command = [sys.executable, "-c", program]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     loaded = {name.partition(".")[2] or "__init__" for name in ast.literal_eval(out)}
-    closure = keys._Closure([PACKAGE.parent], only="marginalia")
+    closure = keys._Closure(keys._Local((PACKAGE.parent,), "marginalia"), keys.View())
     closure.start(PACKAGE / "worker.py", PACKAGE.parent)
-    assert loaded <= {path.stem for path in closure.files}
-    assert not {"runner", "plugin", "page", "keys"} & {path.stem for path in closure.files}
+    assert loaded <= {path.stem for path in closure.places}
+    assert not {"runner", "plugin", "page", "keys"} & {path.stem for path in closure.places}
 
 
 def test_what_was_found_in_sources_can_be_kept() -> None:
@@ -226,3 +226,50 @@ def test_finding_the_device_imports_nothing_heavy() -> None:
 def test_a_hidden_gpu_is_none(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert keys.device_kind() == "cpu"
+
+
+def test_data_files_are_inputs_by_content(tmp_path: Path) -> None:
+    write(tmp_path, {"page.py": "x = 1\n", "data.csv": "1", "same.csv": "1"})
+
+    def found(*names: str) -> keys.Inputs:
+        return inputs(tmp_path / "page.py", tmp_path, {}, data=[tmp_path / name for name in names])
+
+    before = found("data.csv")
+    assert found().key != before.key != found("same.csv").key
+    assert str(tmp_path / "data.csv") in before.files
+    write(tmp_path, {"data.csv": "2"})
+    assert found("data.csv").key != before.key
+    write(tmp_path, {"data.csv": "1"})
+    assert found("data.csv") == before
+    (tmp_path / "data.csv").unlink()
+    assert found("data.csv").key != before.key
+
+
+def test_a_device_that_a_page_asks_for_is_the_same_input_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"page.py": "import torch\n"})
+
+    def key_on(machine: str, build: str, device: str) -> str:
+        monkeypatch.setattr(keys, "device_kind", lambda: machine)
+        monkeypatch.setattr(keys, "versions", lambda name: [f"{name} 1.2{build}"])
+        return inputs(tmp_path / "page.py", tmp_path, {}, device=device).key
+
+    assert key_on("cpu", "+cpu", "cuda") == key_on("cuda", "+cu130", "cuda")
+    assert key_on("cpu", "+cpu", "cpu") == key_on("cuda", "+cpu", "cpu")
+    assert key_on("cpu", "+cpu", "") == key_on("cpu", "+cpu", "cpu")
+    assert len({key_on("cpu", "+cpu", device) for device in ("cpu", "cuda")}) == 2
+    assert key_on("cpu", "+cpu", "") != key_on("cpu", "+cu130", "")
+    assert key_on("cpu", "", "") != key_on("cuda", "", "")
+
+
+def test_machines_differ_in_versions_but_not_in_builds() -> None:
+    here = keys.environment() | {"yaml": keys.versions("yaml")[0]}
+    assert keys.differences(here) == []
+    torch = here["torch"].partition("+")[0]
+    assert keys.differences(here | {"torch": f"{torch}+another"}) == []
+    assert keys.differences({"torch": "torch 0.1", "yaml": "", "nothing": "nothing 1"}) == [
+        f"{here['torch']} where torch 0.1 is needed",
+        f"{here['yaml']} where no yaml is needed",
+        "no nothing where nothing 1 is needed",
+    ]

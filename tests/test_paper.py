@@ -34,6 +34,8 @@ cost:
 shapes: false
 device: cpu
 timeout: 2.5
+memory: 512
+network: true
 date: 2026-11-22
 summary:
 ---
@@ -75,7 +77,8 @@ def test_the_front_matter_is_read_without_an_import(tmp_path: Path) -> None:
     assert (paper.zh, paper.note, paper.idea) == ("网络", "se-net", "one line")
     assert paper.compare == {"eca-net": "", "cbam": ""}
     assert paper.cost == {"parameters": "$2c^2/r$", "time": "$O(n)$"}
-    assert (paper.shapes, paper.device, paper.timeout) == (False, "cpu", 2.5)
+    assert (paper.shapes, paper.device, paper.network) == (False, "cpu", True)
+    assert paper.limits == {"timeout": 2.5, "memory": 512}
     assert paper.date == datetime.date(2026, 11, 22)
     assert "summary" not in paper.meta
     assert paper.letters == {"b": "batch", "c": "channels", "h": "height", "w": "width"}
@@ -97,7 +100,7 @@ def test_a_module_needs_no_front_matter(tmp_path: Path) -> None:
     assert paper.title == "Some name"
     assert (paper.summary, paper.meta, paper.letters) == ("", {}, {})
     assert (paper.authors, paper.tags, paper.compare) == ((), (), {})
-    assert (paper.year, paper.timeout, paper.date) == (None, None, None)
+    assert (paper.year, paper.date, paper.limits, paper.network) == (None, None, {}, False)
     assert (paper.venue, paper.arxiv, paper.code, paper.topic) == ("", "", "", "")
     assert (paper.zh, paper.note, paper.idea, paper.device) == ("", "", "", "")
     assert (paper.cost, paper.shapes) == ({}, True)
@@ -193,7 +196,11 @@ def test_an_error_has_the_line_of_the_file(opening: str, end: str, tmp_path: Pat
         ("tags: [a, 1]", 2, 1, "`tags` must be a list of texts"),
         ("cost: {a: 1}", 2, 1, "`cost` must be"),
         ("shapes: 1", 2, 1, "`shapes` must be true or false"),
-        ("timeout: fast", 2, 1, "`timeout` must be a number"),
+        ("device: gpu", 2, 1, "`device` must be `cpu` or `cuda`, not 'gpu'"),
+        ("data: [1]", 2, 1, "`data` must be a file, a pattern"),
+        ("year: 2018\ndata: [none/*.csv]", 3, 1, r"no data file `none/\*.csv`"),
+        ("timeout: fast", 2, 1, "`timeout` must be a number of seconds above 0"),
+        ("memory: 0", 2, 1, "`memory` must be a number of MB above 0"),
         ("date: soon", 2, 1, "`date` must be a date"),
         ("year: 2026\ndate: 2026-13-01", 3, 1, "month"),
         ("- a", 2, 1, "not a list of `key: value`"),
@@ -206,6 +213,23 @@ def test_wrong_front_matter(yaml: str, line: int, column: int, reason: str) -> N
     with pytest.raises(SourceError, match=reason) as error:
         front_matter(f"---\n{yaml}\n---\ntext", "x.py")
     assert str(error.value).startswith(f"x.py:{line}:{column}: ")
+
+
+def test_data_files_are_seen_from_the_page(tmp_path: Path) -> None:
+    for name in ("topic/a.csv", "topic/b.csv", "topic/deep/c.png", "topic/[d].csv", "beside/e.csv"):
+        write(tmp_path, name, "")
+    text = '"""\n---\ndata: ["?.csv", a.csv, "**/*.png", "[d].csv", ../beside/e.csv]\n---\n"""'
+    found = loaded(tmp_path, text, "topic/x.py").data
+    names = ["a.csv", "b.csv", "deep/c.png", "[d].csv", "../beside/e.csv"]
+    assert found == tuple(tmp_path / "topic" / name for name in names)
+    assert loaded(tmp_path, '"""\n---\ndata: a.csv\n---\n"""', "topic/y.py").data == found[:1]
+    assert loaded(tmp_path, "x = 1\n").data == ()
+
+
+def test_a_data_file_that_is_missing_is_an_error_in_the_file(tmp_path: Path) -> None:
+    text = '"""\n---\ntitle: x\ndata: a.csv\n---\n"""'
+    with pytest.raises(SourceError, match=r"x\.py:4:1: no data file `a.csv`"):
+        loaded(tmp_path, text)
 
 
 def test_front_matter_that_is_not_closed() -> None:

@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
+from demos import HELLO, content, demo, printed, run, wait_for, write
 from marginalia import isolation, preload
-from marginalia.demo import Result
-from marginalia.runner import Job, Ran, key, run_all, run_isolated
+from marginalia.limits import Limits
+from marginalia.runner import Job, Plan, Progress, Ran, key, run_all, run_isolated
 from marginalia.store import Store
-
-HELLO = "def demo():\n    print('hello')\n"
-
-
-def write(root: Path, **pages: str) -> None:
-    """Write modules; the code is cleaned of indentation."""
-    for name, text in pages.items():
-        (root / f"{name}.py").write_text(textwrap.dedent(text).lstrip("\n"), encoding="utf-8")
-
-
-def demo(code: str) -> str:
-    """A module whose demo is `code`; its first line is line 2."""
-    return "def demo():\n" + textwrap.indent(textwrap.dedent(code).strip("\n"), "    ") + "\n"
-
-
-def run(root: Path, code: str, **options: Any) -> Result:
-    """Run some code as a demo."""
-    write(root, page=demo(code))
-    return run_isolated(Job(root / "page.py", root, **options))
-
-
-def printed(result: Result) -> str:
-    assert result.ok, result.error
-    return "".join(o.data["text/plain"] for o in result.outputs if o.kind == "stdout").strip()
 
 
 def build(root: Path, store: Store, *names: str, workers: int = 2, **options: Any) -> list[Ran]:
@@ -55,29 +29,12 @@ def statuses(rans: list[Ran]) -> dict[str, str]:
     return {ran.job.path.stem: ran.status for ran in rans}
 
 
-def content(result: Result) -> str:
-    """All that a page shows of a result except how long it took and what memory."""
-    data = result.to_json()
-    for name in ("seconds", "peak_mb"):
-        data.pop(name)
-    return json.dumps(data)
-
-
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @pytest.fixture
@@ -213,14 +170,14 @@ def test_failures_are_never_kept(root: Path, store: Store) -> None:
         assert (ran.result.error.type, ran.result.error.line) == ("AssertionError", 2)
 
 
-def test_what_changes_while_it_runs_is_not_kept(root: Path, store: Store) -> None:
-    grows = "from pathlib import Path\npath = Path(__file__).with_name('helper.py')\n"
-    write(root, page=demo(f"{grows}path.write_text('x = 2')\nprint('ok')"), helper="x = 1\n")
-    text = (root / "page.py").read_text()
-    (root / "page.py").write_text(f"import helper\n{text}")
-    assert statuses(build(root, store, "page")) == {"page": "ran"}
-    write(root, helper="x = 1\n")
-    assert statuses(build(root, store, "page")) == {"page": "ran"}
+def test_what_changes_while_it_runs_is_not_kept(root: Path, store: Store, gate: Path) -> None:
+    write(root, page=f"import helper\n{demo(f'open({str(gate)!r}).read()')}", helper="x = 1\n")
+    with ThreadPoolExecutor() as threads:
+        for new in ("x = 2\n", "x = 1\n"):
+            rans = threads.submit(build, root, store, "page")
+            with gate.open("w"):  # until here, it waits
+                write(root, helper=new)
+            assert statuses(rans.result()) == {"page": "ran"}
 
 
 def test_a_damaged_store_runs_again(root: Path, store: Store) -> None:
@@ -238,7 +195,8 @@ def test_options_have_keys_of_their_own(root: Path) -> None:
     write(root, page=HELLO)
     page = root / "page.py"
     base = key(Job(page, root))
-    assert key(Job(page, root, timeout=1)) == base
+    assert key(Job(page, root, limits=Limits(timeout=1))) == base
+    assert key(Job(page, root, network=True)) != base
     assert key(Job(page, root, seed=1)) != base
     assert key(Job(page, root, shapes=False)) != base
 
@@ -254,18 +212,44 @@ def test_one_worker_or_two_give_the_same(root: Path, tmp_path: Path) -> None:
     assert [ran.status for ran in one] == ["ran", "ran", "failed", "failed"]
 
 
-def test_progress_counts_every_job(root: Path, store: Store) -> None:
+class Heard(Progress):
+    """Everything that a reporter is told, in words."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def planned(self, plan: Plan) -> None:
+        waiting = " ".join(sorted(job.path.stem for job in plan.waiting))
+        done = f"{len(plan.done)} done"
+        self.words.append(f"planned: {done}, {waiting} waiting, {plan.workers} workers")
+
+    def started(self, job: Job) -> None:
+        self.words.append(f"{job.path.stem} started")
+
+    def sent(self, job: Job) -> None:
+        self.words.append(f"{job.path.stem} sent")
+
+    def finished(self, ran: Ran) -> None:
+        self.words.append(f"{ran.job.path.stem} {ran.status}")
+
+
+def test_progress_hears_of_every_job(root: Path, store: Store) -> None:
     write(root, a=HELLO, b=HELLO, c=demo("1 / 0"))
     build(root, store, "a")
-    seen: list[tuple[str, str, int, int]] = []
-    build(
-        root,
-        store,
-        progress=lambda ran, done, total: seen.append((ran.job.path.stem, ran.status, done, total)),
-    )
-    assert seen[0] == ("a", "cached", 1, 3)
-    assert {(name, status) for name, status, _, _ in seen[1:]} == {("b", "ran"), ("c", "failed")}
-    assert [done for _, _, done, _ in seen] == [1, 2, 3]
+    heard = Heard()
+    build(root, store, progress=heard)
+    assert heard.words[0] == "planned: 1 done, b c waiting, 2 workers"
+    assert set(heard.words[1:]) == {"b started", "b ran", "c started", "c failed"}
+    for name, end in (("b", "ran"), ("c", "failed")):
+        assert heard.words.index(f"{name} started") < heard.words.index(f"{name} {end}")
+
+
+def test_progress_hears_what_is_sent_to_an_executor(root: Path, store: Store) -> None:
+    write(root, a=HELLO)
+    heard = Heard()
+    with ThreadPoolExecutor(1) as threads:
+        build(root, store, progress=heard, executor=threads)
+    assert heard.words == ["planned: 0 done, a waiting, None workers", "a sent", "a ran"]
 
 
 def test_the_longest_starts_first(root: Path, store: Store) -> None:
@@ -273,9 +257,19 @@ def test_the_longest_starts_first(root: Path, store: Store) -> None:
     build(root, store)
     for page in root.glob("*.py"):
         page.write_text(page.read_text() + "\nx = 1\n")
-    order: list[str] = []
-    build(root, store, workers=1, progress=lambda ran, *_: order.append(ran.job.path.stem))
-    assert order == ["b", "a"]
+    heard = Heard()
+    build(root, store, workers=1, progress=heard)
+    assert [word for word in heard.words if "started" in word] == ["b started", "a started"]
+
+
+def test_the_server_may_be_killed(root: Path, store: Store, gate: Path) -> None:
+    write(root, a=demo(f"open({str(gate)!r}).read()\nprint('well')"), b=HELLO, c=HELLO)
+    with ThreadPoolExecutor() as threads:
+        rans = threads.submit(build, root, store, workers=1)
+        with gate.open("w"):  # until here, the first waits
+            assert isolation._server._process is not None
+            isolation._server._process.kill()
+        assert [printed(ran.result) for ran in rans.result()] == ["well", "hello", "hello"]
 
 
 def test_two_builds_at_once(root: Path, store: Store) -> None:
@@ -326,109 +320,6 @@ def test_a_job_that_an_executor_loses_is_a_failed_page(root: Path, store: Store)
     assert ran.result.error.message == "the worker is gone"
 
 
-# Demos that do harm
-
-
-HARM = {
-    "segfault": ("import ctypes\nctypes.string_at(0)", "Crash", 3, "SIGSEGV"),
-    "exit": ("import os\nos._exit(3)", "Exit", 0, "status 3"),
-    "exit as if all were well": ("import os\nos._exit(0)", "Exit", 0, "status 0"),
-    "sys.exit": ("import sys\nsys.exit('enough')", "SystemExit", 3, "enough"),
-    "killed": ("import os\nos.kill(os.getpid(), 9)", "Crash", 0, "SIGKILL"),
-    "killed by a nameless signal": ("import os\nos.kill(0, 40)", "Crash", 0, "by 40"),
-    "kills its parent": ("import os\nos.kill(os.getppid(), 9)\nos.read(0, 1)", "Lost", 0, "guard"),
-    "kills its group": ("import os\nos.killpg(0, 9)", "Crash", 0, "SIGKILL"),
-    "closes everything": ("import os\nos.closerange(0, 99)\n1 / 0", "", 0, ""),
-    "hangs": ("import time\ntime.sleep(99)", "TimeLimit", 3, "1 s"),
-    "will not be told": (
-        "import signal, time\n"
-        "for n in {*signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:\n"
-        "    signal.signal(n, signal.SIG_IGN)\n"
-        "time.sleep(99)",
-        "TimeLimit",
-        0,
-        "1 s",
-    ),
-    "stops itself": ("import os, signal\nos.kill(0, signal.SIGSTOP)", "TimeLimit", 0, "1 s"),
-    "says too much": ("print('x' * 3_000_000)", "OutputLimit", 0, "limit is 0.0625 MB"),
-    "says no end": ("while True:\n    print('x' * 1000)", "TimeLimit", 3, "1 s"),
-    "asks": ("input('name: ')", "EOFError", 2, ""),
-}
-
-
-@pytest.mark.parametrize("harm", HARM)
-def test_harm_is_a_failed_result(root: Path, harm: str) -> None:
-    code, kind, line, says = HARM[harm]
-    result = run(root, code, timeout=1 if kind == "TimeLimit" else 60, max_bytes=2**16)
-    assert not result.ok
-    assert result.error is not None
-    assert says in result.error.message
-    assert result.peak_mb < 1000
-    if kind:
-        assert (result.error.type, result.error.line) == (kind, line)
-    if line:
-        assert result.error.frames[-1]["line"] == line
-        assert result.error.frames[-1]["function"] == "demo"
-    assert printed(run(root, "print('well')")) == "well"
-
-
-def test_a_crash_inside_a_function_has_its_frames(root: Path) -> None:
-    write(root, page="import ctypes\n\n\ndef f():\n    ctypes.string_at(0)\n" + demo("f()"))
-    error = run_isolated(Job(root / "page.py", root)).error
-    assert error is not None
-    assert error.frames[-2:] == [
-        {"line": 7, "function": "demo", "text": "f()"},
-        {"line": 5, "function": "f", "text": "ctypes.string_at(0)"},
-    ]
-
-
-KIN = """
-import os, subprocess, sys, time
-pids = [os.getpid()]
-pids.append(subprocess.Popen(["sleep", "1000"]).pid)
-pids.append(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
-read, wrote = os.pipe()
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:  # an orphan in a session of its own
-        os.write(wrote, str(os.getpid()).encode())
-        time.sleep(1000)
-    os._exit(0)
-pids.append(int(os.read(read, 99)))
-open(FILE, "w").write(" ".join(map(str, pids)))
-"""
-
-
-@pytest.mark.parametrize("end", ["pass", "time.sleep(1000)", "os._exit(1)", "os.abort()"])
-def test_nothing_stays_behind(root: Path, tmp_path: Path, end: str) -> None:
-    pids = tmp_path / "pids"
-    run(root, f"FILE = {str(pids)!r}\n{KIN}\n{end}", timeout=2 if "sleep" in end else 60)
-    found = [int(pid) for pid in pids.read_text().split()]
-    assert len(found) == 4
-    assert not [pid for pid in found if alive(pid)]
-
-
-def test_the_scratch_folder_goes(root: Path) -> None:
-    writes = "import os, tempfile\nopen('x', 'w').close()\nopen(tempfile.mkstemp()[1]).close()\n"
-    folder = Path(printed(run(root, f"{writes}print(os.getcwd())")))
-    assert not folder.exists()
-    folder = Path(printed(run(root, "import os\nprint(os.getcwd())\nos.chmod('.', 0)")))
-    assert not folder.exists()
-
-
-def test_the_server_may_be_killed(root: Path, store: Store) -> None:
-    kills = """
-        import os, signal
-        from pathlib import Path
-        guard = Path(f"/proc/{os.getppid()}/stat").read_text()
-        os.kill(int(guard.rpartition(")")[2].split()[1]), signal.SIGKILL)
-        print("done")
-    """
-    write(root, a=demo("import time\ntime.sleep(1)\nprint('well')"), b=demo(kills), c=HELLO)
-    rans = build(root, store, workers=2)
-    assert [printed(ran.result) for ran in rans] == ["well", "done", "hello"]
-
-
 # What a demo finds
 
 
@@ -458,7 +349,7 @@ def test_a_demo_may_start_processes(root: Path) -> None:
 
 def test_paths_may_be_relative(root: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     write(root, helper="x = 1\n", page=f"import helper\n{HELLO}")
-    write(root, crash=demo(HARM["segfault"][0]))
+    write(root, crash=demo("import ctypes\nctypes.string_at(0)"))
     monkeypatch.chdir(root)
     jobs = [Job(Path(f"{name}.py"), Path()) for name in ("page", "crash")]
     ran, failed = run_all(jobs, store=store, workers=1)
@@ -520,18 +411,19 @@ def test_a_fresh_interpreter_gives_the_same(root: Path, monkeypatch: pytest.Monk
 BUILDER = """
 import sys
 from pathlib import Path
+from marginalia.limits import Limits
 from marginalia.runner import Job, run_all
 from marginalia.store import Store
 
 root = Path(sys.argv[1])
-jobs = [Job(page, root, timeout=1000) for page in sorted(root.glob("*.py"))]
+jobs = [Job(page, root, limits=Limits(timeout=1000)) for page in sorted(root.glob("*.py"))]
 
 
-def say(ran, done, total):
+def say(ran):
     print(ran.status, flush=True)
 
 
-run_all(jobs, store=Store(Path(sys.argv[2])), workers=2, progress=say)
+run_all(jobs, store=Store(Path(sys.argv[2])), workers=2, done=say)
 """
 
 
@@ -539,21 +431,26 @@ run_all(jobs, store=Store(Path(sys.argv[2])), workers=2, progress=say)
 def test_an_interrupted_build_goes_on_later(
     root: Path, tmp_path: Path, store: Store, end: signal.Signals
 ) -> None:
-    pid = tmp_path / "pid"
-    hangs = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(1000)"
+    hangs = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(1000)"
     write(root, a=HELLO, b=demo(hangs), c=HELLO + "\nx = 1\n")
     write(tmp_path, builder=BUILDER)
     command = [sys.executable, str(tmp_path / "builder.py"), str(root), str(store.folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as builder:
+    place = tmp_path / "place"
+    place.mkdir()
+    environment = {**os.environ, "TMPDIR": str(place)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as builder:
         assert builder.stdout is not None
         assert [builder.stdout.readline() for _ in range(2)] == [b"ran\n", b"ran\n"]
-        assert wait_for(lambda: pid.is_file() and pid.read_text())
-        demo_pid = int(pid.read_text())
+        assert wait_for(lambda: any(pid.read_text() for pid in place.glob("*/work/pid")))
+        demo_pid = int(next(place.glob("*/work/pid")).read_text())
         assert alive(demo_pid)
         builder.send_signal(end)
         builder.communicate(timeout=30)
     assert builder.returncode != 0
     assert wait_for(lambda: not alive(demo_pid))
+    assert wait_for(lambda: not list(place.glob("marginalia-*")))
     write(root, b=HELLO)
     assert statuses(build(root, store)) == {"a": "cached", "b": "ran", "c": "cached"}
 

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import posixpath
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from marginalia import api, catalog, companion, page
+from marginalia import api, catalog, cluster, companion, keys, page
 from marginalia.catalog import Catalog, Check
 from marginalia.collection import Entry
-from marginalia.demo import Result, has_demo
+from marginalia.demo import Result
 from marginalia.errors import MarginaliaError, SourceError
+from marginalia.limits import DEFAULTS, MB, Limits
 from marginalia.links import Index
-from marginalia.paper import Paper, discover, load, url_of
-from marginalia.rows import Row, parse
-from marginalia.runner import Job, Ran, run_all
-from marginalia.source import read_source
+from marginalia.memo import Memo, digest
+from marginalia.paper import discover, url_of
+from marginalia.reading import Module, read
+from marginalia.report import PageReport, Report, failure_of
+from marginalia.rows import parse
+from marginalia.runner import Job, Progress, Ran, prepare, run_all
 from marginalia.store import Store
 
 log = logging.getLogger("mkdocs.plugins.marginalia")
 
-DEFAULT_TIMEOUT = 60.0
-MAX_STORE = 2_000_000_000  # bytes of finished demos; those used longest ago go first
+_WORD = re.compile(r"\w+")
+_DEMO = re.compile(rb"^(def demo\b|# ?%%)", re.MULTILINE)
 
-Progress = Callable[[Ran, int, int], None]
-Status = Literal["ran", "cached", "failed", "static"]
+CACHE_SIZE = 2000  # MB
+_BUILT = "built"  # a file whose date is that of the last build
+PAGES = "pages"  # the folder of the cache for what is not worth as much as a finished demo
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +49,11 @@ class Options:
     Attributes:
         papers: The folder of modules, on the import path of their demos.
         cache: Where finished demos are kept.
+        cache_size: MB of finished demos to keep; those used longest ago go first.
         workers: Demos at once.
-        timeout: Seconds that one demo may take.
+        scheduler: Address of a Dask scheduler whose workers run the demos; by default this machine
+            runs them.
+        limits: What one demo may use, unless its page says otherwise.
         shapes: Whether to record shapes.
         companion: Whether to render the installed companion library.
         api: Whether to write pages for mkdocstrings.
@@ -55,45 +65,15 @@ class Options:
     papers: Path
     cache: Path
     workers: int
-    timeout: float = DEFAULT_TIMEOUT
+    cache_size: int = CACHE_SIZE
+    scheduler: str = ""
+    limits: Limits = DEFAULTS
     shapes: bool = True
     companion: bool = False
     api: bool = False
     docs: Path | None = None
     site_name: str = "Annotated papers"
     directory_urls: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class PageReport:
-    """What happened to one module.
-
-    Attributes:
-        source: The file, relative to the folder of modules.
-        url: Its page, relative to the site.
-        status: `"static"` has no demo; `"cached"` has not changed since it last ran.
-        seconds: Time of the demo.
-        reason: Why it failed.
-    """
-
-    source: str
-    url: str
-    status: Status
-    seconds: float = 0.0
-    reason: str = ""
-
-
-@dataclass(slots=True)
-class Report:
-    """What happened to the whole site."""
-
-    pages: list[PageReport] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def failed(self) -> list[PageReport]:
-        """The modules that are not right."""
-        return [page for page in self.pages if page.status == "failed"]
 
 
 @dataclass(slots=True)
@@ -106,6 +86,7 @@ class Site:
         nav: The navigation, as MkDocs takes it.
         report: What happened to each module.
         dangling: Links of the companion library that lead nowhere.
+        reads: For a page whose Markdown is filled in by others: a digest of what they read.
     """
 
     pages: dict[str, str] = field(default_factory=dict)
@@ -113,20 +94,12 @@ class Site:
     nav: list[dict[str, str]] = field(default_factory=list)
     report: Report = field(default_factory=Report)
     dangling: list[companion.Dangling] = field(default_factory=list)
+    reads: dict[str, str] = field(default_factory=dict)
 
     def add(self, source: str, made: page.Page) -> None:
         """Take a rendered page and the files beside it."""
         self.pages[source] = made.markdown
         self.files.update(made.files)
-
-
-@dataclass(frozen=True, slots=True)
-class _Module:
-    """A module that could be read."""
-
-    paper: Paper
-    text: str
-    rows: tuple[Row, ...]
 
 
 def default_workers() -> int:
@@ -135,14 +108,19 @@ def default_workers() -> int:
 
 
 def assemble(
-    options: Options, *, progress: Progress | None = None, executor: Executor | None = None
+    options: Options,
+    *,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    memo: Memo | None = None,
 ) -> Site:
     """Read every module, run the demos that changed, and render all pages.
 
     Args:
         options: What to build.
-        progress: Called after each demo with what it gave, how many are done, and of how many.
+        progress: Hears which demos are to run, which start, and what became of them.
         executor: Runs the demos; by default processes on this machine.
+        memo: Knows pages of earlier builds; by default as they were kept in the cache.
 
     Returns:
         The site. A module that cannot be read or whose demo fails is in `report.failed`; its page
@@ -154,46 +132,63 @@ def assemble(
     if not options.papers.is_dir():
         raise MarginaliaError(f"there is no folder of modules at {options.papers}")
     start = time.perf_counter()
-    assembly = _Assembly(options)
-    assembly.read()
-    assembly.run(progress, executor)
-    assembly.render()
+    assembly = _Assembly(options, memo or Memo(Store(options.cache / PAGES)))
+    with _remembered_sources(assembly.memo):
+        assembly.read()
+        assembly.run(progress, executor)
+        assembly.list_all()
     site = assembly.site
+    (options.cache / _BUILT).touch()
     site.report.pages.sort(key=lambda report: report.source)
     site.report.seconds = time.perf_counter() - start
     return site
 
 
+def foresee(options: Options) -> None:
+    """Start what demos are forked from, if one was saved since the last build.
+
+    That takes as long as all that comes before the first demo. Nothing depends on it.
+    """
+    built = options.cache / _BUILT
+    with suppress(OSError):
+        since = built.stat().st_mtime_ns if built.exists() else 0
+        saved = (p for p in options.papers.rglob("*.py") if p.stat().st_mtime_ns > since)
+        if not options.scheduler and any(_DEMO.search(path.read_bytes()) for path in saved):
+            prepare()
+
+
 class _Assembly:
     """A site in the making: read, then run, then render."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, memo: Memo) -> None:
         self.options = options
-        self.site = Site()
+        self.memo = memo
+        workers = None if options.scheduler else options.workers
+        self.site = Site(report=Report(options.papers, workers=workers))
         self.index = Index()
-        self.modules: list[_Module] = []
+        self.view = keys.View()
+        self._digests: dict[str, str] = {}
+        self.modules: list[Module] = []
         self.results: dict[str, Ran] = {}
         self.library: companion.Companion | None = None
+        self.collection = Catalog({}, {}, ())
 
     def read(self) -> None:
         """Read every module; one that cannot be read gets a page that says so."""
         for path in discover(self.options.papers):
             try:
-                self.modules.append(self._module(path))
+                module = read(path, self.options.papers, self.memo)
+                self.index.add(module.paper.module, module.definitions, module.paper.url)
+                self.modules.append(module)
             except SourceError as error:
                 self._broken(path, error)
             except Exception as error:  # a fault of ours must not take the other pages with it
                 log.exception("%s cannot be read", path)
                 self._broken(path, SourceError(path, 1, 1, _fault(error)))
         if self.options.companion:
-            self.library = companion.labml(self.index)
-
-    def _module(self, path: Path) -> _Module:
-        text = read_source(path)
-        rows = tuple(parse(text, path))
-        paper = load(path, self.options.papers)
-        self.index.add(paper.module, text, paper.url)
-        return _Module(paper, text, rows)
+            self.library = companion.labml(self.index, self.memo)
+        papers = [module.paper for module in self.modules]
+        self.collection = catalog.load(self.options.papers, self.options.docs, papers)
 
     def run(self, progress: Progress | None, executor: Executor | None) -> None:
         """Run the demos that changed since they were last run."""
@@ -203,44 +198,69 @@ class _Assembly:
                 path=module.paper.path,
                 root=options.papers,
                 shapes=options.shapes and module.paper.shapes,
-                timeout=module.paper.timeout or options.timeout,
+                limits=options.limits.with_those_of(module.paper.limits),
+                network=module.paper.network,
+                device=module.paper.device,
+                data=module.paper.data,
             )
             for module in self.modules
-            if has_demo(module.text)
+            if module.has_demo
         ]
         store = Store(options.cache)
-        ran = run_all(
-            jobs, store=store, workers=options.workers, executor=executor, progress=progress
-        )
-        store.prune(MAX_STORE)
-        by_path = {one.job.path: one for one in ran}
-        for module in self.modules:
-            one = by_path.get(module.paper.path)
-            if one:
-                self.results[module.paper.module] = one
-            self._report(module, one)
+        with _executors(options, executor) as (cpu, gpu):
+            run_all(
+                jobs,
+                store=store,
+                workers=options.workers,
+                executor=cpu,
+                gpu=gpu,
+                progress=progress,
+                held=self.memo.objects,
+                done=self._ran,
+                meanwhile=self._others(),
+            )
+        store.prune(options.cache_size * MB)
+        self.memo.prune(max(0, options.cache_size * MB - store.size()))
 
-    def render(self) -> None:
-        """Write all pages."""
-        papers = [module.paper for module in self.modules]
-        index = catalog.load(self.options.papers, self.options.docs, papers)
+    def _ran(self, ran: Ran) -> None:
+        """Render the page of a demo."""
+        module = self._by_path[ran.job.path]
+        self.results[module.paper.module] = ran
+        self._report(module, ran)
+        self._rendered(module)
+
+    def _others(self) -> Iterator[None]:
+        """Render what waits for no demo, a page at a time."""
         for module in self.modules:
-            try:
-                self._paper(module, index)
-            except Exception as error:  # as above
-                log.exception("%s cannot be rendered", module.paper.path)
-                self._unrendered(module, error)
+            if not module.has_demo:
+                self._report(module, None)
+                self._rendered(module)
+                yield
         if self.options.api:
-            self._api()
+            yield from self._api()
         if self.library:
-            self._companion(self.library, index)
+            yield from self._companion(self.library)
+
+    def _rendered(self, module: Module) -> None:
+        """Render the page of a module; a fault of ours must not take the other pages with it."""
+        try:
+            self._paper(module)
+        except Exception as error:
+            log.exception("%s cannot be rendered", module.paper.path)
+            self._unrendered(module, error)
+
+    def list_all(self) -> None:
+        """Write the pages that list the others."""
+        index = self.collection
         extra = self._extra_pages()
         checks = {name: _check(ran) for name, ran in self.results.items()}
         written = catalog.pages(index, checks, site_name=self.options.site_name, extra=extra)
         for entry in index.entries:
             if entry.source in written:
                 written[entry.source] += self._companion_section(entry)
-        self.site.pages = written | self.site.pages
+        # In an order of their own: that of the demos' ends would be in the search index.
+        self.site.pages = dict(sorted((written | self.site.pages).items()))
+        self.site.files = dict(sorted(self.site.files.items()))
         self.site.nav = list(catalog.nav(index, extra))
 
     def _broken(self, path: Path, error: SourceError) -> None:
@@ -248,45 +268,69 @@ class _Assembly:
         url = url_of(path, self.options.papers)
         raw = path.read_bytes().decode("utf-8", "replace")
         self.site.pages[f"{url.rstrip('/') or 'index'}.md"] = page.error_page(source, error, raw)
-        self.site.report.pages.append(PageReport(source, url, "failed", reason=str(error)))
+        report = PageReport(source, url, "failed", failures=(failure_of(error),))
+        self.site.report.pages.append(report)
 
-    def _unrendered(self, module: _Module, error: Exception) -> None:
+    def _unrendered(self, module: Module, error: Exception) -> None:
         reports = self.site.report.pages
         mine = next(n for n, one in enumerate(reports) if one.url == module.paper.url)
-        reason = _fault(error)
-        reports[mine] = replace(reports[mine], status="failed", reason=reason)
-        wrong = SourceError(module.paper.path, 1, 1, reason)
+        wrong = SourceError(module.paper.path, 1, 1, _fault(error))
+        failures = (*reports[mine].failures, failure_of(wrong))
+        reports[mine] = replace(reports[mine], status="failed", failures=failures)
         page_of_error = page.error_page(reports[mine].source, wrong, module.text)
         self.site.pages[module.paper.src_uri] = page_of_error
 
-    def _report(self, module: _Module, ran: Ran | None) -> None:
+    def _report(self, module: Module, ran: Ran | None) -> None:
         source = module.paper.path.relative_to(self.options.papers).as_posix()
-        report = PageReport(source, module.paper.url, "static")
         if ran:
-            report = PageReport(
-                source, module.paper.url, ran.status, ran.result.seconds, _reason(ran.result)
-            )
+            report = PageReport.of(source, module.paper.url, ran)
+        else:
+            report = PageReport(source, module.paper.url, "static")
         self.site.report.pages.append(report)
 
-    def _paper(self, module: _Module, index: Catalog) -> None:
+    def _paper(self, module: Module) -> None:
         ran = self.results.get(module.paper.module)
-        made = page.render(
-            module.paper,
-            module.text,
-            module.rows,
-            ran.result if ran else None,
-            page.Context(
-                index=self.index,
-                address=self._addresses(module.paper.url),
-                root=self.options.papers,
-                ran=_ran(ran.result) if ran else "",
-            ),
-            self._extras(module, index),
+        result = ran.result if ran and ran.status != "skipped" else None
+        context = page.Context(
+            index=self.index,
+            address=self._addresses(module.paper.url),
+            root=self.options.papers,
+            ran=_ran(result) if result else "",
         )
-        self.site.add(module.paper.src_uri, made)
+        extras = self._extras(module)
+        key = self.memo.key(
+            "page of a paper",
+            module.paper.path.as_posix(),
+            self._reached(module),
+            self._surroundings(module.paper.url, module.text),
+            ran.content if ran else "",
+            result is None,
+            extras,
+        )
 
-    def _extras(self, module: _Module, index: Catalog) -> page.Extras:
-        paper = module.paper
+        def made() -> dict[str, Any]:
+            rows = parse(module.text, module.paper.path)
+            return page.render(module.paper, module.text, rows, result, context, extras).to_json()
+
+        known = page.Page.from_json(self.memo.ask(key, made))
+        self.site.add(module.paper.src_uri, known)
+
+    def _reached(self, module: Module) -> str:
+        """A digest of the sources that a page shows pieces of: its own, and those it imports."""
+        name = module.paper.module
+        if name not in self._digests:
+            found = keys.reached(module.paper.path, self.options.papers, self.view)
+            self._digests[name] = digest(json.dumps(found))
+        return self._digests[name]
+
+    def _surroundings(self, url: str, text: str) -> list[Any]:
+        """What a page needs to know of the site."""
+        words = self.index.said_of(frozenset(_WORD.findall(text)))
+        indexes = None if self.options.directory_urls else sorted(self._indexes)
+        return [url, self.options.directory_urls, indexes, words]
+
+    def _extras(self, module: Module) -> page.Extras:
+        paper, index = module.paper, self.collection
         entry = index.names[paper.module]
         topic = index.topics[entry.topic]
         note = index.note_for(paper)
@@ -297,6 +341,7 @@ class _Assembly:
             compare=tuple(
                 (*_near(index.names[name]), change) for name, change in paper.compare.items()
             ),
+            before_rows=_notice(self.results.get(paper.module)),
             after_rows="\n\n".join(filter(None, after)),
             api=api.url_of(paper) if self.options.api else "",
             meta={"tags": list(paper.tags)} if paper.tags else {},
@@ -311,24 +356,40 @@ class _Assembly:
         links = [f"- [{title}]({posixpath.relpath(source, here)})" for title, source in related]
         return "\n".join(["\n## In the companion library\n", *links, ""])
 
-    def _api(self) -> None:
-        documented = [m for m in self.modules if api.public(m.text)]
-        for module in documented:
+    def _api(self) -> Iterator[None]:
+        documented = [
+            (module, names)
+            for module in self.modules
+            if (names := api.public(module.definitions.symbols.values()))
+        ]
+        for module, _ in documented:
             source = api.source_of(module.paper)
-            self.site.pages[source] = api.page(module.paper, module.text)
+            self.site.pages[source] = api.page(module.paper, module.definitions.symbols.values())
+            self.site.reads[source] = self._reached(module)
+            yield
         if documented:
-            listed = [(module.paper, module.text) for module in documented]
+            listed = [(module.paper, names) for module, names in documented]
             self.site.pages[api.INDEX] = api.index(listed)
 
-    def _companion(self, library: companion.Companion, index: Catalog) -> None:
-        ours = {entry.arxiv: entry for entry in reversed(index.entries) if entry.arxiv}
+    def _companion(self, library: companion.Companion) -> Iterator[None]:
+        entries_of_ours = reversed(self.collection.entries)
+        ours = {entry.arxiv: entry for entry in entries_of_ours if entry.arxiv}
         for module in library.modules:
             entries = [ours[arxiv] for arxiv in module.arxiv if arxiv in ours]
             links = [(entry.title, entry.source) for entry in entries]
             url = library.url_of(module)
-            made = library.page(module, self.index, self._addresses(url), links)
-            self.site.add(library.source_of(module), made)
-        self.site.dangling = library.dangling
+            around = self._surroundings(url, module.text)
+            key = self.memo.key("page of a library", module.name, library.content, around, links)
+            known = self.memo.get(key)
+            if known is None:
+                before = len(library.dangling)
+                made = library.page(module, self.index, self._addresses(url), links)
+                lost = [link.target for link in library.dangling[before:]]
+                known = {"page": made.to_json(), "dangling": lost}
+                self.memo.put(key, known)
+            self.site.add(library.source_of(module), page.Page.from_json(known["page"]))
+            self.site.dangling += [companion.Dangling(module.name, to) for to in known["dangling"]]
+            yield
 
     def _extra_pages(self) -> dict[str, str]:
         extra = {}
@@ -357,22 +418,42 @@ class _Assembly:
         return f"{url}index.html" if f"{url}index.md" in self._indexes else f"{url[:-1]}.html"
 
     @cached_property
+    def _by_path(self) -> dict[Path, Module]:
+        return {module.paper.path: module for module in self.modules}
+
+    @cached_property
     def _indexes(self) -> frozenset[str]:
         """The pages of folders."""
         inside = map(self.library.source_of, self.library.modules) if self.library else ()
         return frozenset({"index.md", catalog.TOPICS, api.INDEX, *inside})
 
 
+@contextmanager
+def _remembered_sources(memo: Memo) -> Iterator[None]:
+    """What an earlier build found in sources is known while this lasts."""
+    memo.start()
+    key = memo.key("sources")
+    keys.memory.recall(memo.get(key) or {})
+    yield
+    found = keys.memory.to_keep()
+    if found is not None:
+        memo.put(key, found)
+
+
+@contextmanager
+def _executors(
+    options: Options, given: Executor | None
+) -> Iterator[tuple[Executor | None, Executor | None]]:
+    """What runs the demos, and those that need a GPU; by default this machine runs both."""
+    if given or not options.scheduler:
+        yield given, None
+        return
+    with cluster.connect(options.scheduler) as both:
+        yield both
+
+
 def _fault(error: Exception) -> str:
     return f"the generator failed: {type(error).__name__}: {error}"
-
-
-def _reason(result: Result) -> str:
-    error = result.error
-    if error is None:
-        return ""
-    place = f"line {error.line}: " if error.line else ""
-    return f"{place}{error.type}: {error.message}"
 
 
 def _check(ran: Ran) -> Check:
@@ -385,6 +466,24 @@ def _ran(result: Result) -> str:
     device = "CPU" if result.device == "cpu" else result.device.removeprefix("cuda: ")
     day = date.fromisoformat(result.date)
     return f"ran in {result.seconds:.1f} s on {device}, {day.day} {day:%B %Y}"
+
+
+def _notice(ran: Ran | None) -> str:
+    """What a reader must know of outputs that this build did not make, or did not check."""
+    if ran is None or ran.status not in ("stored", "skipped"):
+        return ""
+    if ran.status == "skipped":
+        told = "This demo needs a GPU, and it has not been run on one yet: no outputs are shown."
+    else:
+        day, device = date.fromisoformat(ran.result.date), ran.result.device
+        where = f" on {device.removeprefix('cuda: ')}" if device != "cpu" else ""
+        told = (
+            "This demo needs a GPU, and this build had none: "
+            f"shown is its run of {day.day} {day:%B %Y}{where}."
+        )
+    if ran.outdated:
+        told += " What it imports or reads, or a package that it uses, is not the same since."
+    return f"!!! note\n\n    {told}"
 
 
 def _near(entry: Entry) -> tuple[str, str]:

@@ -27,6 +27,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from marginalia.limits import MB, LimitError, Limits, Reason
 from marginalia.rewrite import blocks, demo_of, hook, last_line, prologue, statement
 from marginalia.values import scrubbed
 
@@ -34,6 +35,7 @@ Kind = Literal["stdout", "stderr", "warning", "value", "figure"]
 
 MAX_TEXT = 200_000  # characters of one stream under one statement
 MAX_OUTPUTS = 500
+WRITE = 64  # bytes that every write counts at least: one without end may be of single letters
 MAX_CHECKED = 1000  # runs of a statement before which the file descriptors are looked at
 
 _RICH = {
@@ -196,6 +198,7 @@ class _Descriptor:
             Path(name).unlink()
         os.dup2(writer, number)
         os.close(writer)
+        self.skipped = 0  # bytes that the last call of `news` left out
         self._at = 0
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
@@ -206,6 +209,7 @@ class _Descriptor:
             return ""
         os.lseek(self._reader, self._at, os.SEEK_SET)
         data = os.read(self._reader, min(end - self._at, MAX_TEXT))
+        self.skipped = end - self._at - len(data)
         self._at = end
         return self._decode(data).replace("\r\n", "\n")
 
@@ -250,10 +254,15 @@ class Capture:
         root: The folder that places of warnings are relative to.
         name: The page's module name.
         tree: Its syntax tree.
+        limits: How much it may print.
     """
 
-    def __init__(self, filename: str, root: Path, name: str, tree: ast.Module) -> None:
+    def __init__(
+        self, filename: str, root: Path, name: str, tree: ast.Module, limits: Limits
+    ) -> None:
         self.line = 0
+        self._limits = limits
+        self._printed = 0
         self.on_cell: list[Callable[[], None]] = []
         self.viewers: list[Callable[[Any], bool]] = []
         self._filename = filename
@@ -285,8 +294,20 @@ class Capture:
             line: The statement's last line; by default, that of the one which runs.
         """
         self._collect()
-        if len(self._outputs) < MAX_OUTPUTS:
-            self._outputs.append(Output(self.line if line is None else line, kind, data))
+        self.make_room(1)
+        self._outputs.append(Output(self.line if line is None else line, kind, data))
+
+    def make_room(self, count: int) -> None:
+        """See whether there is room for a number of outputs.
+
+        Raises:
+            LimitError: There is not.
+        """
+        count += len(self._outputs)
+        if count > MAX_OUTPUTS:
+            says = f"it shows {count} figures, values and warnings"
+            says += f", and a page has room for {MAX_OUTPUTS}"
+            raise LimitError(Reason("OutputLimit", says))
 
     def display(self, *values: Any, raw: bool = False, **_: Any) -> None:
         """Show values as a notebook does: the builtin ``display`` of demos, and IPython's."""
@@ -318,6 +339,7 @@ class Capture:
         if runs < MAX_CHECKED:
             self._runs[line] = runs + 1
             self._collect()
+            self._end_of_output()
         self.line = line
 
     def _cell(self) -> None:
@@ -328,11 +350,22 @@ class Capture:
     # Text
 
     def write(self, kind: Kind, text: str) -> None:
-        """Take text of a stream."""
+        """Take text of a stream.
+
+        Raises:
+            LimitError: It was too much.
+        """
         self._collect()
         self._append(kind, text)
+        self._end_of_output()
+
+    def _end_of_output(self) -> None:
+        printed = self._printed / MB
+        if printed > self._limits.output:
+            raise LimitError(self._limits.reason("output", printed))
 
     def _append(self, kind: Kind, text: str) -> None:
+        self._printed += max(WRITE, len(text))
         written = self._streams.get((self.line, kind))
         if written is None:
             written = self._streams[self.line, kind] = _Written(Output(self.line, kind))
@@ -344,6 +377,7 @@ class Capture:
         for kind, descriptor in self._descriptors.items():
             if news := descriptor.news():
                 self._append(kind, news)
+                self._printed += descriptor.skipped
 
     # Installation
 

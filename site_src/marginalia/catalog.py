@@ -33,7 +33,7 @@ class Check:
 
     Args:
         claims: How many claims were verified.
-        status: How the demo went: `ran`, `cached` or `failed`; empty if there is none.
+        status: How the demo went, as the runner says it; empty if there is none.
     """
 
     claims: int = 0

@@ -5,22 +5,26 @@ Exit status: 0, or 1 when something on a page failed, or 2 for wrong use.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from marginalia import __version__, scaffold
-from marginalia.assemble import DEFAULT_TIMEOUT, default_workers
+from marginalia.assemble import default_workers
 from marginalia.demo import Result
 from marginalia.errors import MarginaliaError
-from marginalia.paper import discover, load
+from marginalia.keys import device_kind
+from marginalia.limits import DEFAULTS, NAMES, Limits
+from marginalia.paper import discover, load, url_of
+from marginalia.report import PageReport, Report, failure_of
 from marginalia.rows import parse
-from marginalia.runner import Job, run_isolated
+from marginalia.runner import Job, Ran, Status, run_isolated
 from marginalia.snippet import runnable
 from marginalia.source import read_source
 
@@ -61,22 +65,33 @@ def folder_argument(command: _F) -> _F:
     return click.argument("folder", metavar="DIR", type=kind)(command)
 
 
-def run_options(command: _F) -> _F:
-    """What every command that runs demos takes."""
-    for option in (
-        click.option(
-            "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            default=DEFAULT_TIMEOUT,
-            show_default=True,
-            help="Seconds that one demo may take.",
-        ),
-        click.option(
-            "--shapes/--no-shapes", default=True, help="Record the shape of every tensor."
-        ),
-    ):
-        command = option(command)
-    return command
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every command that runs demos takes; it gets `shapes` and `limits`."""
+
+    @functools.wraps(command)
+    def with_limits(**options: Any) -> Any:
+        limits = Limits(**{name: options.pop(name) for name in NAMES})
+        return command(limits=limits, **options)
+
+    shapes = click.option("--shapes/--no-shapes", default=True, help="Record the tensors' shapes.")
+    return functools.reduce(lambda done, option: option(done), _LIMITS, shapes(with_limits))
+
+
+_LIMITS = [
+    click.option(
+        f"--{name.replace('_', '-')}",
+        type=click.FloatRange(min=0, min_open=True),
+        default=getattr(DEFAULTS, name),
+        show_default=True,
+        help=f"{what} that one demo may use, unless its page says otherwise.",
+    )
+    for name, what in (
+        ("output", "MB of output"),
+        ("memory", "MB of memory"),
+        ("cpu_time", "Seconds of processor time"),
+        ("timeout", "Seconds"),
+    )
+]
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -109,15 +124,16 @@ def rows(file: Path) -> None:
 @run_options
 @click.pass_context
 def run(
-    ctx: click.Context, file: Path, as_json: bool, root: Path | None, timeout: float, shapes: bool
+    ctx: click.Context, file: Path, as_json: bool, root: Path | None, limits: Limits, shapes: bool
 ) -> None:
     """Run the demo of FILE in a process of its own; show its output and its claims."""
     parse(read_source(file), file)  # a syntax error is reported before a process starts
     root = (root or scaffold.find_root(file)).resolve()
-    job = Job(path=file.resolve(), root=root, shapes=shapes, timeout=timeout)
+    job = _job(file, root, limits, shapes)
     result = run_isolated(job)
     if as_json:
-        _print_json(result.to_json())
+        page = _report(file, job, result).to_json()
+        _print_json({"version": __version__, **page, **result.to_json()})
     else:
         _print_result(file, result)
     ctx.exit(0 if result.ok else FAILED)
@@ -141,6 +157,10 @@ def snippet(file: Path, symbol: str) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what happened to each page.")
 @click.option("--workers", type=click.IntRange(min=1), help="Demos at once. Default: the cores.")
+@click.option(
+    "--executor", type=click.Choice(["local", "dask"]), default="local", help="Who runs demos."
+)
+@click.option("--scheduler", default="", metavar="ADDRESS", help="For dask: tcp://HOST:PORT.")
 @run_options
 @click.pass_context
 def build(
@@ -149,7 +169,9 @@ def build(
     out: Path,
     as_json: bool,
     workers: int | None,
-    timeout: float,
+    executor: str,
+    scheduler: str,
+    limits: Limits,
     shapes: bool,
 ) -> None:
     """Build a site from the modules in DIR, with no configuration.
@@ -162,14 +184,14 @@ def build(
         folder=folder.resolve(),
         out=out.resolve(),
         workers=workers or default_workers(),
-        timeout=timeout,
+        limits=limits,
         shapes=shapes,
+        executor=executor,
+        scheduler=scheduler,
     )
     report = standalone.build(settings, quiet=as_json)
     if as_json:
-        _print_json(
-            {"pages": [asdict(page) for page in report.pages], "seconds": round(report.seconds, 3)}
-        )
+        _print_json(report.to_json())
     else:
         click.echo(f"{len(report.pages)} pages in {out}, {report.seconds:.1f} s")
     ctx.exit(FAILED if report.failed else 0)
@@ -180,7 +202,7 @@ def build(
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), help="Demos at once. Default: the cores.")
 @run_options
-def serve(folder: Path, port: int, workers: int | None, timeout: float, shapes: bool) -> None:
+def serve(folder: Path, port: int, workers: int | None, limits: Limits, shapes: bool) -> None:
     """Serve the modules in DIR as a site and reload it on every save."""
     from marginalia import standalone
 
@@ -188,7 +210,7 @@ def serve(folder: Path, port: int, workers: int | None, timeout: float, shapes: 
         folder=folder.resolve(),
         out=None,
         workers=workers or default_workers(),
-        timeout=timeout,
+        limits=limits,
         shapes=shapes,
     )
     standalone.serve(settings, port=port)
@@ -215,9 +237,12 @@ def new(ctx: click.Context, name: str, papers: Path) -> None:
 
 @main.command(epilog=example("marginalia check papers/attention"))
 @click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print what `build --json` prints.")
 @run_options
 @click.pass_context
-def check(ctx: click.Context, paths: tuple[Path, ...], timeout: float, shapes: bool) -> None:
+def check(
+    ctx: click.Context, paths: tuple[Path, ...], as_json: bool, limits: Limits, shapes: bool
+) -> None:
     """Check modules: they parse, their front matter is right, their demos run, their claims hold.
 
     PATHS are files or folders; without any, the folder papers.
@@ -225,13 +250,19 @@ def check(ctx: click.Context, paths: tuple[Path, ...], timeout: float, shapes: b
     files = list(_modules(paths or (Path("papers"),)))
     if not files:
         raise click.UsageError("no module found; name files or folders to check")
-    failed = 0
+    report, start = Report(workers=1), time.perf_counter()
     for file in files:
-        problem = _problem(file, timeout, shapes)
-        failed += problem is not None
-        click.echo(f"{'failed' if problem else 'ok':7}{file}" + (f"\n{problem}" if problem else ""))
-    click.echo(f"{len(files) - failed} of {len(files)} modules are right")
-    ctx.exit(FAILED if failed else 0)
+        page, problem = _checked(file, limits, shapes)
+        report.pages.append(page)
+        if not as_json:
+            status = "ok" if page.status == "ran" else page.status
+            click.echo(f"{status:8}{file}" + (f"\n{problem}" if problem else ""))
+    report.seconds = time.perf_counter() - start
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        click.echo(f"{report.totals['ran']} of {len(files)} modules are right")
+    ctx.exit(FAILED if report.failed else 0)
 
 
 def _modules(paths: Iterable[Path]) -> Iterable[Path]:
@@ -241,16 +272,46 @@ def _modules(paths: Iterable[Path]) -> Iterable[Path]:
         yield from discover(path) if path.is_dir() else [path]
 
 
-def _problem(file: Path, timeout: float, shapes: bool) -> str | None:
-    """What is wrong with a module, or None."""
+def _checked(file: Path, limits: Limits, shapes: bool) -> tuple[PageReport, str]:
+    """What became of a module, and in words what is wrong with it."""
     root = scaffold.find_root(file).resolve()
     try:
         parse(read_source(file), file)
-        load(file.resolve(), root)
-        result = run_isolated(Job(path=file.resolve(), root=root, shapes=shapes, timeout=timeout))
+        job = _job(file, root, limits, shapes)
     except MarginaliaError as error:
-        return str(error)
-    return None if result.ok else _failure(file, result)
+        url, failures = _url(file.resolve(), root), (failure_of(error),)
+        return PageReport(file.as_posix(), url, "failed", failures=failures), str(error)
+    if job.device == "cuda" and device_kind() != "cuda":
+        page = _report(file, job, Result(True), "skipped")
+        return page, "  its demo needs a GPU, and this machine has none"
+    result = run_isolated(job)
+    return _report(file, job, result), "" if result.ok else _failure(file, result)
+
+
+def _report(file: Path, job: Job, result: Result, status: Status | None = None) -> PageReport:
+    """What became of a module that this command ran, named as the user named it."""
+    ran = Ran(job, result, status or ("ran" if result.ok else "failed"))
+    return PageReport.of(file.as_posix(), _url(job.path, job.root), ran)
+
+
+def _url(path: Path, root: Path) -> str:
+    """The page that a module has on a site of its root."""
+    return url_of(path, root if path.is_relative_to(root) else path.parent)
+
+
+def _job(file: Path, root: Path, limits: Limits, shapes: bool) -> Job:
+    """The demo of a module, with what its front matter says."""
+    path = file.resolve()
+    paper = load(path, path.parent)
+    return Job(
+        path=path,
+        root=root,
+        shapes=shapes and paper.shapes,
+        limits=limits.with_those_of(paper.limits),
+        network=paper.network,
+        device=paper.device,
+        data=paper.data,
+    )
 
 
 def _failure(file: Path, result: Result) -> str:

@@ -7,6 +7,7 @@ to our pages; what leads nowhere becomes plain text and is reported. Pictures st
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import posixpath
 import re
@@ -15,13 +16,15 @@ from dataclasses import dataclass, replace
 from html import escape
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from marginalia.errors import MarginaliaError
-from marginalia.links import Index
+from marginalia.links import Definitions, Index, definitions
+from marginalia.memo import Memo, digest
 from marginalia.page import Context, Extras, Page, render
 from marginalia.paper import Paper, front_matter, load, page_url
 from marginalia.rows import Row, parse
-from marginalia.source import read_source, symbols
+from marginalia.source import read_source
 
 # A formula or a code span may hold `[a](x)`: they are stepped over, not searched for links.
 _SKIP = r"(?P<skip>```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$)"
@@ -65,9 +68,9 @@ class Module:
         page: Its page, as a path below the library's folder: `"transformers/mha.md"`.
         title: From its front matter, else its first heading, else its name.
         text: The source.
-        rows: Its rows, links in the prose not yet led to our pages.
         anchors: Ids one can link to on its page.
         arxiv: arXiv ids that its opening docstring names, in order.
+        definitions: What it defines and imports.
     """
 
     path: Path
@@ -75,9 +78,9 @@ class Module:
     page: str
     title: str
     text: str
-    rows: tuple[Row, ...]
     anchors: frozenset[str]
     arxiv: tuple[str, ...]
+    definitions: Definitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,12 @@ def find(name: str, origin: str, repository: str) -> Library:
     )
 
 
-def modules(library: Library) -> list[Module]:
+def modules(library: Library, memo: Memo | None = None) -> list[Module]:
     """Every file of the library, packages before what they hold.
+
+    Args:
+        library: The library.
+        memo: Knows what an earlier build found in the files.
 
     Raises:
         SourceError: A file does not parse.
@@ -119,27 +126,41 @@ def modules(library: Library) -> list[Module]:
     files = sorted(
         library.folder.rglob("*.py"), key=lambda p: (p.parent.parts, p.stem != "__init__", p)
     )
-    return [_module(library, path) for path in files]
+    return [_module(library, path, memo) for path in files]
 
 
-def _module(library: Library, path: Path) -> Module:
+def _module(library: Library, path: Path, memo: Memo | None) -> Module:
     relative = path.relative_to(library.folder).with_suffix("")
     package = relative.name == "__init__"
     dotted = relative.parent.parts if package else relative.parts
     text = read_source(path)
-    rows = tuple(parse(text, path))
-    prose = "\n".join(row.prose for row in rows)
-    opening = next((row.prose for row in rows if row.kind == "front"), "")
+    find = functools.partial(_facts, library, path, text)
+    key = memo.key("library module", relative.as_posix(), digest(text)) if memo else ""
+    facts = memo.ask(key, find) if memo else find()
     return Module(
         path=path,
         name=".".join((library.name, *dotted)),
         page=(relative.with_name("index") if package else relative).as_posix() + ".md",
-        title=re.sub(_LINK, r"\g<text>", load(path, library.folder).title),
+        title=facts["title"],
         text=text,
-        rows=rows,
-        anchors=frozenset(_ANCHOR.findall(prose)) | {s.name for s in symbols(text, path)},
-        arxiv=tuple(dict.fromkeys(_ARXIV.findall(opening))),
+        anchors=frozenset(facts["anchors"]),
+        arxiv=tuple(facts["arxiv"]),
+        definitions=Definitions.from_json(facts["definitions"]),
     )
+
+
+def _facts(library: Library, path: Path, text: str) -> dict[str, Any]:
+    """What the other pages need to know of a file."""
+    rows = parse(text, path)
+    prose = "\n".join(row.prose for row in rows)
+    opening = next((row.prose for row in rows if row.kind == "front"), "")
+    found = definitions(text, path)
+    return {
+        "title": re.sub(_LINK, r"\g<text>", load(path, library.folder).title),
+        "anchors": sorted({*_ANCHOR.findall(prose), *found.symbols}),
+        "arxiv": list(dict.fromkeys(_ARXIV.findall(opening))),
+        "definitions": found.to_json(),
+    }
 
 
 def localise(
@@ -168,7 +189,8 @@ def localise(
             dangling.append(Dangling(module.name, match["target"]))
         return f"[{text}]({target})" if target else text
 
-    return tuple(replace(row, prose=_TOKENS.sub(lead, row.prose)) for row in module.rows)
+    rows = parse(module.text, module.path)
+    return tuple(replace(row, prose=_TOKENS.sub(lead, row.prose)) for row in rows)
 
 
 def _target(module: Module, link: str, known: Mapping[str, Module]) -> tuple[str, bool]:
@@ -213,21 +235,26 @@ class Companion:
         library: The installed package.
         folder: Where its pages stand on the site.
         index: Takes in its definitions.
+        memo: Knows what an earlier build found in its files.
 
     Attributes:
         modules: Its files.
-        dangling: Links that lead nowhere, once the pages are made.
+        dangling: Links that lead nowhere, as pages are made.
+        content: A digest of its files.
     """
 
-    def __init__(self, library: Library, folder: str, index: Index) -> None:
+    def __init__(
+        self, library: Library, folder: str, index: Index, memo: Memo | None = None
+    ) -> None:
         self.library = library
         self.folder = folder
-        self.modules = modules(library)
+        self.modules = modules(library, memo)
+        self.content = digest("".join(digest(module.text) for module in self.modules))
         self.dangling: list[Dangling] = []
         self._known = {module.page: module for module in self.modules}
         self._about: dict[str, list[Module]] = {}
         for module in self.modules:
-            index.add(module.name, module.text, self.url_of(module), kind="companion")
+            index.add(module.name, module.definitions, self.url_of(module), kind="companion")
         # A module that names few papers is about them; one that names many lists them.
         for module in sorted(self.modules, key=lambda m: (len(m.arxiv), m.name.count("."), m.name)):
             for arxiv in module.arxiv:
@@ -324,7 +351,7 @@ class Companion:
         return "\n".join(lines)
 
 
-def labml(index: Index, folder: str = "companion") -> Companion:
+def labml(index: Index, memo: Memo | None = None, folder: str = "companion") -> Companion:
     """The annotated papers of labml.ai, as they are installed.
 
     Raises:
@@ -332,4 +359,4 @@ def labml(index: Index, folder: str = "companion") -> Companion:
     """
     repository = "https://github.com/labmlai/annotated_deep_learning_paper_implementations"
     library = find("labml_nn", "https://nn.labml.ai/", repository)
-    return Companion(library, folder, index)
+    return Companion(library, folder, index, memo)

@@ -29,12 +29,23 @@ from marginalia.capture import Capture, Marks, Output
 from marginalia.claims import Claim, Claims, claim_source
 from marginalia.errors import SourceError
 from marginalia.figures import Figures
+from marginalia.limits import DEFAULTS, LimitError, Limits, peak_memory
 from marginalia.rewrite import demo_of, install, prologue
 from marginalia.rows import is_script
 from marginalia.source import read_source, split_lines
 from marginalia.trace import Shape, Trace
 
-__all__ = ["Claim", "Failure", "Output", "Result", "Shape", "claim_source", "has_demo", "run"]
+__all__ = [
+    "Claim",
+    "Failure",
+    "Output",
+    "Result",
+    "Shape",
+    "claim_source",
+    "has_demo",
+    "run",
+    "today",
+]
 
 MAX_FRAMES = 20
 MAX_MESSAGE = 10_000
@@ -123,7 +134,9 @@ def _parsed(text: str, filename: str = "<source>") -> ast.Module:
         return ast.parse(text.removeprefix("\ufeff"), filename)
 
 
-def run(path: Path, *, root: Path, shapes: bool = True, seed: int = 0) -> Result:
+def run(
+    path: Path, *, root: Path, shapes: bool = True, seed: int = 0, limits: Limits = DEFAULTS
+) -> Result:
     """Run the demo of a page in this process.
 
     Args:
@@ -131,6 +144,7 @@ def run(path: Path, *, root: Path, shapes: bool = True, seed: int = 0) -> Result
         root: The folder on the import path; the module's name is relative to it.
         shapes: Whether to record the shapes of tensors.
         seed: For the random generators of Python, NumPy and torch.
+        limits: How much it may print, and what to say when the system refuses it more.
 
     Returns:
         What happened. Whatever the demo does is part of it, and nothing is raised.
@@ -142,24 +156,32 @@ def run(path: Path, *, root: Path, shapes: bool = True, seed: int = 0) -> Result
     except SourceError as error:
         return Result(False, error=_at_place("SyntaxError", error.reason, error.line, ""))
     except (SyntaxError, ValueError, OSError) as error:
-        return Result(False, error=_failure(error, str(path)))
+        return Result(False, error=_failure(error, str(path), limits))
     if not has_demo(text):
         return Result(True)
-    return _Run(path, root, text, tree, shapes=shapes, seed=seed).result()
+    return _Run(path, root, text, tree, shapes=shapes, seed=seed, limits=limits).result()
 
 
 class _Run:
     """One run, from the source to the result."""
 
     def __init__(
-        self, path: Path, root: Path, text: str, tree: ast.Module, *, shapes: bool, seed: int
+        self,
+        path: Path,
+        root: Path,
+        text: str,
+        tree: ast.Module,
+        *,
+        shapes: bool,
+        seed: int,
+        limits: Limits,
     ) -> None:
         self._path, self._root, self._text = path, root, text
-        self._seed = seed
+        self._seed, self._limits = seed, limits
         self._script = is_script(text)
         self._name = _module_name(path, root)
         self._lines = split_lines(text)
-        self._capture = Capture(str(path), root, self._name, tree)
+        self._capture = Capture(str(path), root, self._name, tree, limits)
         self._figures = Figures(self._capture)
         self._claims = Claims(text)
         self._trace = Trace(self._lines) if shapes else None
@@ -178,7 +200,9 @@ class _Run:
                 try:
                     step()
                 except BaseException as raised:  # whatever a demo does is its result
-                    error = error or _failure(raised, str(self._path), self._lines)
+                    error = error or _failure(raised, str(self._path), self._limits, self._lines)
+                    if isinstance(raised, LimitError):
+                        break  # it has had its share
         finally:
             self._capture.stop()
         return Result(
@@ -190,8 +214,8 @@ class _Run:
             claims=self._claims.found(),
             error=error,
             dependencies=self._files.hashes(self._path),
-            peak_mb=_peak_mb(),
-            date=_today(),
+            peak_mb=round(peak_memory(), 1),
+            date=today(),
         )
 
     def _prepare(self) -> None:
@@ -301,16 +325,6 @@ def _device() -> str:
     return "cpu"
 
 
-def _peak_mb() -> float:
-    """Peak memory of this process; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
 # The module
 
 
@@ -341,7 +355,8 @@ def _import_parents(name: str, folder: Path) -> None:
 # What it depends on
 
 
-def _today() -> str:
+def today() -> str:
+    """The day, ISO, UTC; that of `SOURCE_DATE_EPOCH` where it is set."""
     seconds = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
@@ -401,7 +416,9 @@ class _Files:
 # Failures
 
 
-def _failure(error: BaseException, filename: str, lines: Sequence[str] = ()) -> Failure:
+def _failure(
+    error: BaseException, filename: str, limits: Limits, lines: Sequence[str] = ()
+) -> Failure:
     """An exception with the part of its traceback that belongs to the page."""
     kind = type(error).__name__
     if isinstance(error, SyntaxError) and error.filename == filename:
@@ -415,7 +432,8 @@ def _failure(error: BaseException, filename: str, lines: Sequence[str] = ()) -> 
     innermost = frames[-1]["line"] if frames else 0
     if len(frames) > MAX_FRAMES:
         frames = frames[: MAX_FRAMES // 2] + frames[-MAX_FRAMES // 2 :]
-    return Failure(kind, _message(error)[:MAX_MESSAGE], innermost, frames)
+    kind, message = limits.behind(error) or (kind, _message(error))
+    return Failure(kind, message[:MAX_MESSAGE], innermost, frames)
 
 
 def _at_place(kind: str, message: str, line: int, text: str) -> Failure:

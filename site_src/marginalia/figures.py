@@ -109,7 +109,9 @@ class Figures:
     def show_all(self) -> None:
         """Show and close the open figures, each under the statement that drew on it last."""
         if self._pyplot is not None:
-            for figure in self._open():
+            drawn = [figure for figure in self._open() if _is_drawn(figure)]
+            self._capture.make_room(sum(not self._of(figure).shown for figure in drawn))
+            for figure in drawn:
                 self._show(figure, self._of(figure).line)
             self._pyplot.close("all")
 
@@ -135,6 +137,8 @@ class Figures:
         def set_stale(figure: Figure, value: bool) -> None:
             stale.fset(figure, value)
             if value and not self._rendering:
+                if figure not in self._drawn:  # a new one; thousands would take all of its time
+                    self._capture.make_room(1 + len(pyplot.get_fignums()))
                 self._drawn[figure] = _Drawn(self._capture.line)
 
         Figure.stale = property(stale.fget, set_stale)  # type: ignore[assignment]
@@ -169,8 +173,9 @@ class Figures:
     def _show(self, figure: Figure, line: int) -> None:
         """Put a figure under a line, once for each state of it."""
         drawn = self._of(figure)
-        if drawn.shown or not figure.get_children()[1:]:
+        if drawn.shown or not _is_drawn(figure):
             return
+        self._capture.make_room(1)  # before the time that drawing takes
         start = time.perf_counter()
         self._rendering = True
         before, self._capture.line = self._capture.line, line  # for warnings about glyphs
@@ -183,6 +188,11 @@ class Figures:
             self._rendering = False
             self._capture.line = before
             self.seconds += time.perf_counter() - start
+
+
+def _is_drawn(figure: Figure) -> bool:
+    """Whether there is more to a figure than its ground."""
+    return bool(figure.get_children()[1:])
 
 
 def render(figure: Figure, name: str) -> dict[str, str]:
@@ -211,6 +221,10 @@ def render(figure: Figure, name: str) -> dict[str, str]:
 
 
 def _svg(figure: Figure) -> str:
+    """The figure with as little around it as can be.
+
+    Matplotlib's own `bbox_inches="tight"` draws twice; here what is drawn once is cropped.
+    """
     import matplotlib
 
     fixed: Any = {key: value for key, value in STYLE.items() if key.startswith("svg.")}
@@ -220,12 +234,34 @@ def _svg(figure: Figure) -> str:
             buffer,
             format="svg",
             dpi=STYLE["savefig.dpi"],
-            bbox_inches="tight",
-            pad_inches=0.05,
+            bbox_inches=figure.bbox_inches,
             facecolor="auto",
             metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
         )
-    return buffer.getvalue()
+        left, bottom, width, height = _extent(figure)
+    top = figure.bbox_inches.height * _POINTS - bottom - height
+    box = f'width="{width}pt" height="{height}pt" viewBox="{left} {top:g} {width} {height}"'
+    return _BOX.sub(box, buffer.getvalue(), count=1)
+
+
+_POINTS = 72  # an inch, in an SVG of Matplotlib
+_PAD = 0.05  # inches
+_BOX = re.compile(r'width="[^"]*" height="[^"]*" viewBox="[^"]*"')
+
+
+def _extent(figure: Figure) -> tuple[float, float, float, float]:
+    """Left, bottom, width and height of what is drawn, in points."""
+    from matplotlib.backends.backend_svg import RendererSVG
+
+    dpi = figure.dpi
+    try:
+        figure.dpi = _POINTS
+        renderer = RendererSVG(*figure.bbox.size, io.StringIO())  # type: ignore[no-untyped-call]
+        box = figure.get_tightbbox(renderer).padded(_PAD)
+    finally:
+        figure.dpi = dpi
+    left, bottom, width, height = (round(float(n) * _POINTS, 2) for n in box.bounds)
+    return left, bottom, width, height
 
 
 def _parts(figure: Figure) -> Iterator[Artist]:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from marginalia import preload, worker
+from marginalia import preload, usage, worker
+from marginalia.limits import Limits
 
 START_LIMIT = 180.0  # seconds for the server to import torch on a machine that is busy
 REPORT_LIMIT = 30.0  # seconds for a guard to end what a demo started, and to report
@@ -35,19 +34,20 @@ class Report:
     """How a demo's process ended.
 
     Attributes:
-        end: By itself, at the limit, because it was told to stop, or in a way that nobody saw.
+        end: ``"exit"`` by itself, ``"stop"`` because it was told to, ``"lost"`` in a way that
+            nobody saw, or the name of the limit that it reached.
+        used: How much of what the limit is about.
         status: Exit status; minus the signal that killed it.
         peak_mb: Peak memory of the process.
-        trace: What the fault handler wrote when it crashed or ran too long.
-        size: Bytes of its result.
-        result: The result as JSON; empty if there is none, or if it is too large.
+        trace: What the fault handler wrote when it crashed or was over a limit.
+        result: The result as JSON; empty if there is none.
     """
 
-    end: Literal["exit", "timeout", "stop", "lost"]
+    end: str
+    used: float = 0.0
     status: int = 0
     peak_mb: float = 0.0
     trace: str = ""
-    size: int = 0
     result: bytes = b""
 
 
@@ -84,7 +84,7 @@ def run(job: Mapping[str, Any], stop: Stop) -> Report:
     """Run one demo in a process of its own, and leave nothing of it behind.
 
     Args:
-        job: What `worker` needs: path, root, shapes, seed, timeout, max_bytes.
+        job: What `worker` needs: path, root, shapes, seed, limits, network.
         stop: Ends it early.
     """
     for _ in range(2 if _server.usable else 0):
@@ -121,13 +121,13 @@ def _forked(job: Mapping[str, Any], stop: Stop) -> Report:
             control.sendall(json.dumps(job).encode() + b"\n")
             with control.makefile("rb") as reports:
                 guard, scratch = json.loads(reports.readline() or "[0, null]")
-                control.settimeout(job["timeout"] + REPORT_LIMIT)
+                control.settimeout(job["limits"]["timeout"] + REPORT_LIMIT)
                 if guard and (line := reports.readline()):
                     return Report(**json.loads(line), result=reports.read())
         if guard:
             with suppress(OSError):
                 os.kill(guard, signal.SIGKILL)  # the demo dies with it
-            shutil.rmtree(scratch, ignore_errors=True)
+            worker.discard(Path(scratch))
             return Report("lost")
         if stop.called:
             return Report("stop")
@@ -161,15 +161,15 @@ class _Server:
             _NoGuardError: The server is gone.
         """
         with self._lock:
-            requests = self._running()
-            ours, theirs = socket.socketpair()
-            with theirs:
-                try:
+            for _ in range(2):
+                requests = self._running()
+                ours, theirs = socket.socketpair()
+                with theirs, suppress(OSError):
                     socket.send_fds(requests, [b"."], [theirs.fileno()])
-                except OSError as error:
-                    ours.close()
-                    raise _NoGuardError from error
-            return ours
+                    return ours
+                ours.close()
+                self.close()  # it is dying: wait for its end, and start another
+            raise _NoGuardError
 
     def close(self) -> None:
         """End the server; guards end by themselves when their builder does."""
@@ -213,7 +213,7 @@ if FORKS:
 def _fresh(job: Mapping[str, Any], stop: Stop) -> Report:
     """Run a demo in a fresh interpreter, where none can be forked."""
     with (
-        tempfile.TemporaryDirectory(prefix="marginalia-", ignore_cleanup_errors=True) as name,
+        worker.scratch_folder() as scratch,
         subprocess.Popen(
             [*COMMAND, "alone"],
             env=preload.environment(os.environ),
@@ -224,22 +224,38 @@ def _fresh(job: Mapping[str, Any], stop: Stop) -> Report:
         ) as process,
         stop.reaches(process.kill),
     ):
-        report: dict[str, Any] = {"end": "exit", "peak_mb": 0.0}
-        try:
-            data = json.dumps({**job, "scratch": name}).encode()
-            process.communicate(data, timeout=job["timeout"] + FRESH_START)
-        except subprocess.TimeoutExpired:
-            report["end"] = "timeout"
-            if os.name == "posix":
-                process.send_signal(signal.SIGABRT)  # the fault handler writes down where it is
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(worker.LAST_WORDS)
-        finally:
-            _kill(process)
-        report["end"] = "stop" if stop.called else report["end"]
-        report["status"] = process.wait()
-        result = worker.outcome(report, Path(name), job["max_bytes"])
+        limits = Limits(**job["limits"])
+        assert process.stdin is not None
+        with suppress(OSError), process.stdin:
+            process.stdin.write(json.dumps({**job, "scratch": str(scratch)}).encode())
+        exceeded = _watch(process, scratch, limits)
+        if exceeded and os.name == "posix":
+            process.send_signal(signal.SIGABRT)  # the fault handler writes down where it is
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(worker.LAST_WORDS)
+        _kill(process)
+        end, used = exceeded or ("stop" if stop.called else "exit", 0.0)
+        report: dict[str, Any] = {"end": end, "used": used, "status": process.wait()}
+        result = worker.outcome(report, scratch, limits)
         return Report(**report, result=result)
+
+
+def _watch(
+    process: subprocess.Popen[bytes], scratch: Path, limits: Limits
+) -> tuple[str, float] | None:
+    """Wait for a process; the limit that it reached, if it did not end before."""
+    imports = {"timeout": limits.timeout + FRESH_START, "cpu_time": limits.cpu_time + FRESH_START}
+
+    def processes() -> list[int]:
+        return [process.pid, *usage.descendants(process.pid)]
+
+    meter = usage.Meter(processes, scratch, limits.with_those_of(imports))
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(meter.pause)
+            return None
+        if exceeded := meter.exceeded():
+            return exceeded
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -15,14 +15,16 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from marginalia import __version__
 from marginalia.errors import SourceError
 from marginalia.rows import code_text, is_script
 from marginalia.source import read_source, tree_of
@@ -38,41 +40,109 @@ class Inputs:
 
     Attributes:
         key: SHA-256 over all of it.
-        files: The local files whose code is in the key, with links resolved.
+        code: SHA-256 over the code of the page's own file.
+        files: The local files that are in the key, with links resolved.
+        sources: The same files as they are named, each with the folder that it is imported from.
+        needs: What a machine must have in common with this one, as `environment` has it: its own
+            facts, and the versions of the packages that the demo imports.
     """
 
     key: str
+    code: str
     files: frozenset[str]
+    sources: tuple[tuple[Path, Path], ...]
+    needs: Mapping[str, str]
 
 
-def inputs(path: Path, root: Path, options: Mapping[str, Any]) -> Inputs:
+def inputs(
+    path: Path,
+    root: Path,
+    options: Mapping[str, Any],
+    *,
+    device: str = "",
+    data: Iterable[Path] = (),
+    view: View | None = None,
+) -> Inputs:
     """Find the inputs of a page's demo.
 
     Args:
         path: The page's file.
         root: The folder on the import path.
         options: What else the outputs depend on.
+        device: The one that the demo asks for; by default what this machine has. For ``"cuda"``
+            builds of packages are no inputs: a machine without a GPU has others, or none.
+        data: Files that the demo declares to read.
+        view: The sources as others saw them; by default they are looked at anew.
 
     Raises:
         OSError: The file cannot be read.
     """
     path, root = path.absolute(), root.absolute()
-    closure = _Closure([root, path.parent])
+    view = view or View()
+    closure = _Closure(_Local((root, path.parent)), view)
     closure.start(path, root)
-    packages = {name: versions(name) for name in {*closure.packages, *ALWAYS}}
+    named = [Path(os.path.normpath(file.absolute())) for file in data]  # links stay
+    imported = {name: " ".join(versions(name)) for name in closure.packages}
+    needs = imported | environment()
+    if device == "cuda":
+        needs = {name: public(version) for name, version in needs.items() if version}
     parts = {
         "format": FORMAT,
-        "python": [platform.python_implementation(), *sys.version_info[:3]],
-        "system": [sys.platform, platform.machine()],
-        "device": device_kind(),
-        "capture": capture_digest(),
+        "needs": needs,
+        "device": device or device_kind(),
         "options": dict(options),
-        "packages": packages,
-        "page": _label(path, root),
+        "page": _Place.of(path, root).label,
         "code": sorted(closure.code),
+        "data": sorted((Path(os.path.relpath(f, root)).as_posix(), content(f)) for f in named),
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Inputs(key, frozenset(os.path.realpath(file) for file in closure.files))
+    places = sorted((place.file, place.base) for place in closure.places.values())
+    sources = (*places, *((file, root) for file in named))
+    return Inputs(
+        key=key,
+        code=view.facts(path).code,
+        files=frozenset(os.path.realpath(file) for file, _ in sources),
+        sources=sources,
+        needs=needs,
+    )
+
+
+def content(file: Path) -> str:
+    """The SHA-256 of a file's content; nothing if it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def environment() -> dict[str, str]:
+    """What every demo depends on but its sources: Python, the system, our code, main packages."""
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "operating system": f"{sys.platform} {platform.machine()}",
+        "marginalia": f"marginalia {__version__} ({capture_digest()[:12]})",
+        **{name: " ".join(versions(name)) for name in ALWAYS},
+    }
+
+
+def differences(needs: Mapping[str, str]) -> list[str]:
+    """In what this machine differs from one that has `needs`, in words.
+
+    Builds of the same version count as the same.
+    """
+    here = environment()
+    found = []
+    for name, wanted in needs.items():
+        have = here[name] if name in here else " ".join(versions(name))
+        if public(have) != public(wanted):
+            found.append(f"{have or f'no {name}'} where {wanted or f'no {name}'} is needed")
+    return found
+
+
+def public(version: str) -> str:
+    """Versions without the labels of their builds: `torch 2.13.0+cpu` is `torch 2.13.0`."""
+    return re.sub(r"\+[\w.]+", "", version)
 
 
 def device_kind() -> str:
@@ -94,71 +164,95 @@ def device_kind() -> str:
 def capture_digest() -> str:
     """A digest of our own code that runs in a demo's process: it shapes what is recorded."""
     package = Path(__file__).parent
-    closure = _Closure([package.parent], only=package.name)
+    closure = _Closure(_Local((package.parent,), package.name), View())
     closure.start(package / f"{CAPTURE}.py", package.parent)
     return hashlib.sha256(json.dumps(sorted(closure.code)).encode()).hexdigest()
 
 
-class _Closure:
-    """The local files that a module reaches by import, and the other packages that they name.
+class View:
+    """The sources as they are while one thing is done: each is read once, and looked up once."""
+
+    def __init__(self) -> None:
+        self._facts: dict[Path, _Facts] = {}
+        self._contents: dict[Path, str] = {}
+        self._imports: dict[tuple[_Place, _Local], _Imported] = {}
+
+    def content(self, file: Path) -> str:
+        """As the function `content` has it."""
+        if file not in self._contents:
+            self._contents[file] = content(file)
+        return self._contents[file]
+
+    def facts(self, file: Path) -> _Facts:
+        """What is in a file."""
+        if file not in self._facts:
+            self._facts[file] = _facts(file)
+        return self._facts[file]
+
+    def imported(self, place: _Place, local: _Local) -> _Imported:
+        """What the import statements of a file run."""
+        if (place, local) not in self._imports:
+            found = _Imported(local)
+            for statement in self.facts(place.file).imports:
+                found.follow(statement, place)
+            self._imports[place, local] = found
+        return self._imports[place, local]
+
+
+class _Place(NamedTuple):
+    """A file, the folder that it is imported from, and its name in there."""
+
+    file: Path
+    base: Path
+    label: str
+
+    @classmethod
+    def of(cls, file: Path, base: Path) -> _Place:
+        inside = file.is_relative_to(base)
+        return cls(file, base, file.relative_to(base).as_posix() if inside else file.name)
+
+
+class _Local(NamedTuple):
+    """Where local modules are looked for, in this order; `only` this top-level package, if any."""
+
+    folders: tuple[Path, ...]
+    only: str = ""
+
+
+class _Imported:
+    """What the import statements of one file run.
 
     Args:
-        folders: Where local modules are looked for, in this order.
-        only: Follow no top-level package but this.
+        local: Where local modules are looked for.
 
     Attributes:
-        code: Labels of the files (the same wherever the project lies), and digests of their code.
-        files: The files.
+        places: Local files.
         packages: Top-level names that are neither local nor in the standard library.
     """
 
-    def __init__(self, folders: list[Path], only: str = "") -> None:
-        self.folders = folders
-        self.only = only
-        self.code: list[tuple[str, str]] = []
-        self.files: set[Path] = set()
+    def __init__(self, local: _Local) -> None:
+        self.places: dict[Path, _Place] = {}
         self.packages: set[str] = set()
-        self._waiting: list[tuple[Path, Path]] = []
+        self._local = local
 
-    def start(self, path: Path, root: Path) -> None:
-        """Follow the imports of a file, and of the packages that it lies in."""
-        self._add(path, root if path.is_relative_to(root) else path.parent)
-        for folder in path.parents:
-            if folder == root or not folder.is_relative_to(root):
-                break
-            self._add(folder / "__init__.py", root)
-        while self._waiting:
-            file, base = self._waiting.pop()
-            facts = _facts(file)
-            self.code.append((_label(file, base), facts.code))
-            for imported in facts.imports:
-                self._follow(imported, file, base)
-
-    def _add(self, file: Path, base: Path) -> None:
-        if file not in self.files and file.is_file():
-            self.files.add(file)
-            self._waiting.append((file, base))
-
-    def _follow(self, imported: _Import, file: Path, base: Path) -> None:
+    def follow(self, imported: _Import, place: _Place) -> None:
         """Add the files that one import statement runs."""
-        if imported.level:
-            folder = file.parents[min(imported.level, len(file.parents)) - 1]
+        if not imported.level:
             for parts in imported.targets():
-                for found in _trail(folder, parts) or ():
-                    self._add(found, base)
+                if self._local.only in ("", parts[0]):
+                    self._search(parts)
             return
+        parents = place.file.parents
+        folder = parents[min(imported.level, len(parents)) - 1]
         for parts in imported.targets():
-            if not self.only or parts[0] == self.only:
-                self._search(parts)
+            self._add(_trail(folder, parts) or (), place.base)
 
     def _search(self, parts: tuple[str, ...]) -> None:
-        for folder in self.folders:
+        for folder in self._local.folders:
             found = _trail(folder, parts)
-            if found is not None:
-                for file in found:
-                    self._add(file, folder)
-                if found:
-                    return
+            if found:
+                self._add(found, folder)
+                return
         # A bare folder is a namespace package only if nothing else has the name.
         if parts[0] in sys.stdlib_module_names:
             return
@@ -166,12 +260,68 @@ class _Closure:
         if sources is None:
             self.packages.add(parts[0])
             return
-        for file in _trail(sources, parts) or ():
-            self._add(file, sources)
+        self._add(_trail(sources, parts) or (), sources)
+
+    def _add(self, files: Iterable[Path], base: Path) -> None:
+        for file in files:
+            self.places.setdefault(file, _Place.of(file, base))
 
 
-def _label(file: Path, base: Path) -> str:
-    return file.relative_to(base).as_posix() if file.is_relative_to(base) else file.name
+class _Closure:
+    """The local files that a module reaches by import, and the other packages that they name.
+
+    Args:
+        local: Where local modules are looked for.
+        view: The sources.
+
+    Attributes:
+        code: Labels of the files (the same wherever the project lies), and digests of their code.
+        places: The files.
+        packages: Top-level names that are neither local nor in the standard library.
+    """
+
+    def __init__(self, local: _Local, view: View) -> None:
+        self.local = local
+        self.view = view
+        self.code: list[tuple[str, str]] = []
+        self.places: dict[Path, _Place] = {}
+        self.packages: set[str] = set()
+        self._waiting: list[_Place] = []
+
+    def start(self, path: Path, root: Path) -> None:
+        """Follow the imports of a file, and of the packages that it lies in."""
+        self._add(_Place.of(path, root if path.is_relative_to(root) else path.parent))
+        for folder in path.parents:
+            if folder == root or not folder.is_relative_to(root):
+                break
+            package = folder / "__init__.py"
+            if package.is_file():
+                self._add(_Place.of(package, root))
+        while self._waiting:
+            place = self._waiting.pop()
+            self.code.append((place.label, self.view.facts(place.file).code))
+            found = self.view.imported(place, self.local)
+            self.packages |= found.packages
+            for other in found.places.values():
+                self._add(other)
+
+    def _add(self, place: _Place) -> None:
+        if place.file not in self.places:
+            self.places[place.file] = place
+            self._waiting.append(place)
+
+
+def reached(path: Path, root: Path, view: View) -> list[tuple[str, str]]:
+    """The sources that a page reaches by import, comments and all: where, and their SHA-256.
+
+    Args:
+        path: The page's file.
+        root: The folder on the import path.
+        view: The sources.
+    """
+    closure = _Closure(_Local((root, path.parent)), view)
+    closure.start(path, root)
+    return sorted((place.label, view.content(place.file)) for place in closure.places.values())
 
 
 def _trail(folder: Path, parts: tuple[str, ...]) -> list[Path] | None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 import posixpath
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from html import unescape
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from marginalia import external
+from marginalia.memo import Memo, digest
 from marginalia.source import Symbol, column_of, plain_lines, symbols, tree_of
 from marginalia.syntax import Scope, Use, bindings, uses
 
@@ -64,26 +68,76 @@ class _Import:
 _Bindings = tuple[_Import | None, ...]
 
 
-class _Module:
-    """What a module defines and imports. Its tree is not kept: a site has hundreds of modules."""
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """What a module defines and imports, as far as links need it.
 
-    def __init__(self, name: str, text: str, url: str, kind: LinkKind) -> None:
-        tree = tree_of(text, name)
+    Attributes:
+        symbols: What it defines, by name.
+        bound: For each name of the module, the imports that bind it.
+        bases: For each class, the names of its bases.
+    """
+
+    symbols: Mapping[str, Symbol]
+    bound: Mapping[str, _Bindings]
+    bases: Mapping[str, Sequence[_Parts]]
+
+    def to_json(self) -> dict[str, Any]:
+        """It as JSON."""
+        return {
+            "symbols": [astuple(symbol) for symbol in self.symbols.values()],
+            "bound": {
+                name: [found and astuple(found) for found in bound]
+                for name, bound in self.bound.items()
+            },
+            "bases": dict(self.bases),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Definitions:
+        """The inverse of :meth:`to_json`."""
+        found = (Symbol(*values) for values in data["symbols"])
+        return cls(
+            {symbol.name: symbol for symbol in found},
+            {
+                name: tuple(_Import(i[0], tuple(i[1]), tuple(i[2])) if i else None for i in bound)
+                for name, bound in data["bound"].items()
+            },
+            {name: [tuple(base) for base in bases] for name, bases in data["bases"].items()},
+        )
+
+
+def definitions(text: str, path: str | Path = "<source>") -> Definitions:
+    """Find what a source defines and imports.
+
+    Raises:
+        SourceError: The source does not parse.
+    """
+    tree = tree_of(text, path)
+    absent = _assigned_none(tree)  # what a failed import leaves: `torch = None`
+    return Definitions(
+        {symbol.name: symbol for symbol in reversed(symbols(text, path))},
+        {
+            bound: _imports([node for node in nodes if node not in absent], bound)
+            for bound, nodes in bindings(tree.body).items()
+        },
+        {
+            node.name: [use.path for use in uses(node.bases)]
+            for node in tree.body
+            if isinstance(node, ast.ClassDef)
+        },
+    )
+
+
+class _Module:
+    """A module of the site. Its tree is not kept: a site has hundreds of them."""
+
+    def __init__(self, name: str, found: Definitions, url: str, kind: LinkKind) -> None:
         self.name = name
         self.parts: _Parts = tuple(name.split("."))
         self.url = url
         self.kind = kind
-        self.symbols = {symbol.name: symbol for symbol in reversed(symbols(text, name))}
-        absent = _assigned_none(tree)  # what a failed import leaves: `torch = None`
-        self.bound = {
-            bound: _imports([node for node in nodes if node not in absent], bound)
-            for bound, nodes in bindings(tree.body).items()
-        }
-        self.bases = {
-            node.name: [use.path for use in uses(node.bases)]
-            for node in tree.body
-            if isinstance(node, ast.ClassDef)
-        }
+        self.symbols, self.bound, self.bases = found.symbols, found.bound, found.bases
 
     def imports(self, name: str) -> _Bindings:
         """What binds a name, unless the module defines a function or class of that name."""
@@ -127,22 +181,29 @@ class Index:
         self._modules: dict[str, _Module] = {}
         self._packages: set[str] = set()
         self._by_last: dict[str, set[_Parts]] = {}
+        self._binding: dict[str, set[str]] = {}  # name -> modules that import it or give it bases
+        self._said: dict[str, tuple[str, set[str]]] = {}
 
-    def add(self, module: str, text: str, url: str, kind: LinkKind = "paper") -> None:
+    def add(
+        self, module: str, source: str | Definitions, url: str, kind: LinkKind = "paper"
+    ) -> None:
         """Take in the definitions of a module; one that is there already is replaced.
 
         Args:
             module: Dotted import name.
-            text: Its source.
+            source: Its text, or what was found in it.
             url: Its page, from the site's root.
             kind: `"paper"`, or `"companion"` for the companion library.
 
         Raises:
             SourceError: The source does not parse.
         """
-        added = _Module(module, text, url, kind)
+        found = definitions(source, module) if isinstance(source, str) else source
+        added = _Module(module, found, url, kind)
         self.remove(module)
         self._modules[module] = added
+        for name in {*found.bound, *found.bases}:
+            self._binding.setdefault(name, set()).add(module)
         self._packages.update(".".join(added.parts[:n]) for n in range(1, len(added.parts)))
         for parts in self._names(added):
             self._by_last.setdefault(parts[-1], set()).add(parts)
@@ -150,9 +211,51 @@ class Index:
     def remove(self, module: str) -> None:
         """Forget a module; one that is not there is no error."""
         removed = self._modules.pop(module, None)
+        self._said.clear()
         if removed:
             for parts in self._names(removed):
                 self._by_last[parts[-1]].discard(parts)
+
+    def said_of(self, words: Iterable[str]) -> str:
+        """All that a text's links depend on: two indexes that say the same of its words link alike.
+
+        Args:
+            words: The words of the text.
+
+        Returns:
+            A digest of the definitions whose last names are among the words, and of those that
+            these are imported from or inherit from.
+        """
+        waiting, seen = [*words], set[str]()
+        said = []
+        while waiting:
+            word = waiting.pop()
+            if word not in seen:
+                seen.add(word)
+                facts, others = self._about(word)
+                said.append(facts)
+                waiting += others
+        return hashlib.sha256("".join(sorted(said)).encode()).hexdigest()
+
+    def _about(self, word: str) -> tuple[str, set[str]]:
+        """A digest of what the index knows of a last name, and the names that this leads to."""
+        if word not in self._said:
+            facts: list[Any] = []
+            others: set[str] = set()
+            for parts in sorted(self._by_last.get(word, ())):
+                target = self._find(parts)
+                facts.append(target and [parts, target.url, target.kind, target.page])
+            here = sorted(self._binding.get(word, set()) & self._modules.keys())
+            for module in map(self._modules.__getitem__, here):
+                bound = [found for found in module.imports(word) if found]
+                bases = module.bases.get(word, ())
+                if bound or bases:
+                    facts.append([module.name, [astuple(found) for found in bound], bases])
+                    others.update(part for found in bound for part in (*found.source, *found.name))
+                    others.update(base[-1] for base in bases)
+            known = hashlib.sha256(json.dumps(facts).encode()).hexdigest() if facts else ""
+            self._said[word] = known, others
+        return self._said[word]
 
     @staticmethod
     def _names(module: _Module) -> Iterator[_Parts]:
@@ -254,7 +357,8 @@ class Index:
         Raises:
             SourceError: The source does not parse.
         """
-        page = _Page(_Module(module, text, "", "paper"), tree_of(text, module), plain_lines(text))
+        here = _Module(module, definitions(text, module), "", "paper")
+        page = _Page(here, tree_of(text, module), plain_lines(text))
         found: dict[tuple[int, int], Link] = {}
         for link in (*self._of_names(page), *self._of_imports(page)):
             found.setdefault((link.line, link.column), link)
@@ -420,7 +524,11 @@ _OTHER_PLACE = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
 
 
 def dangling(
-    html_by_url: Mapping[str, str], files: Collection[str] | None = None, *, base: str = "/"
+    html_by_url: Mapping[str, str],
+    files: Collection[str] | None = None,
+    *,
+    base: str = "/",
+    memo: Memo | None = None,
 ) -> list[Dangling]:
     """Find the links of a built site that lead nowhere in it.
 
@@ -429,12 +537,13 @@ def dangling(
             the empty one, is a folder's `index.html`.
         files: The paths of the other files; None to believe every link to one.
         base: The path at which the site is served, for links that start with "/".
+        memo: Knows the links of pages that have not changed.
 
     Returns:
         The links that name a page, a file or an anchor of this site that is not there, in order of
         pages and of places on them, each once a page. Links to other sites are not looked at.
     """
-    read = {_page_path(url): (url, *_read(html)) for url, html in html_by_url.items()}
+    read = {_page_path(url): (url, *_read_once(html, memo)) for url, html in html_by_url.items()}
     anchors = {path: ids for path, (_, ids, _) in read.items()}
     others = None if files is None else {_page_path(path) for path in files}
     found: list[Dangling] = []
@@ -449,6 +558,19 @@ def dangling(
 def _page_path(url: str) -> str:
     path = url.lstrip("/")
     return path.removesuffix("index.html") if posixpath.basename(path) == "index.html" else path
+
+
+def _read_once(html: str, memo: Memo | None) -> tuple[frozenset[str], list[str]]:
+    """As `_read`, which takes a millisecond a page."""
+    if memo is None:
+        return _read(html)
+    key = memo.key("links", digest(html))
+    known = memo.get(key)
+    if known is None:
+        ids, links = _read(html)
+        known = {"ids": sorted(ids), "links": links}
+        memo.put(key, known)
+    return frozenset(known["ids"]), known["links"]
 
 
 def _read(html: str) -> tuple[frozenset[str], list[str]]:

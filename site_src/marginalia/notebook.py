@@ -30,7 +30,6 @@ from marginalia.syntax import (
     start_of,
 )
 
-_V4: Any = nbformat.v4  # it has no types
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {
@@ -69,12 +68,13 @@ def notebook(text: str, paper: Paper, result: Result | None, root: Path | None =
     _bring(cells, code, replaced)
     if result:
         _store(cells, result)
-    made = _V4.new_notebook(metadata=_METADATA)
     seen: Counter[tuple[str, str]] = Counter()
+    made = []
     for cell in cells:
         seen[cell.kind, cell.source] += 1
-        made.cells.append(cell.made(seen[cell.kind, cell.source]))
-    return f"{_V4.writes(made)}\n"
+        made.append(cell.made(seen[cell.kind, cell.source]))
+    book = {"nbformat": 4, "nbformat_minor": 5, "metadata": _METADATA, "cells": made}
+    return f"{nbformat.v4.writes(_node(book))}\n"  # type: ignore[no-untyped-call]
 
 
 def _bring(cells: list[_Cell], code: str, replaced: Sequence[ast.stmt]) -> None:
@@ -125,13 +125,25 @@ class _Cell:
 
     def made(self, number: int) -> Any:
         """The cell in nbformat; the number tells it from others of the same text."""
-        cell = getattr(_V4, f"new_{self.kind}_cell")(self.source)
         key = f"{self.kind}\n{number}\n{self.source}"
-        cell["id"] = hashlib.sha256(key.encode()).hexdigest()[:12]
+        cell: dict[str, Any] = {
+            "cell_type": self.kind,
+            "id": hashlib.sha256(key.encode()).hexdigest()[:12],
+            "metadata": {},
+            "source": self.source,
+        }
         if self.kind == "code":
-            cell["outputs"] = self.outputs
-            cell["execution_count"] = self.count or None
-        return cell
+            cell |= {"outputs": self.outputs, "execution_count": self.count or None}
+        return _node(cell)
+
+
+def _node(value: dict[str, Any]) -> Any:
+    """It as nbformat has it, whose own makers validate each piece, which takes long."""
+    return nbformat.from_dict(value)  # type: ignore[no-untyped-call]
+
+
+def _output(kind: str, **parts: Any) -> Any:
+    return _node({"output_type": kind, **parts})
 
 
 # Cells
@@ -286,7 +298,7 @@ def _store(cells: Sequence[_Cell], result: Result) -> None:
     if result.error and failed:
         error = result.error
         failed.outputs.append(
-            _V4.new_output(
+            _output(
                 "error",
                 ename=error.type,
                 evalue=error.message,
@@ -311,15 +323,16 @@ def _add(cell: _Cell, output: Output) -> None:
         if last and last.output_type == "stream" and last.name == name:
             last.text += text
         else:
-            cell.outputs.append(_V4.new_output("stream", name=name, text=text))
+            cell.outputs.append(_output("stream", name=name, text=text))
         return
     data = {kind: value for kind, value in output.data.items() if _is_shown(kind)}
     if output.kind == "figure" and output.data.get("alt"):
         data.setdefault("text/plain", output.data["alt"])
     if output.line in cell.values and output.kind == "value":
-        made = _V4.new_output("execute_result", data, execution_count=cell.count or None)
+        count = cell.count or None
+        made = _output("execute_result", data=data, metadata={}, execution_count=count)
     else:
-        made = _V4.new_output("display_data", data)
+        made = _output("display_data", data=data, metadata={})
     cell.outputs.append(made)
 
 

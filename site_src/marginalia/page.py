@@ -45,6 +45,17 @@ class Page:
     markdown: str
     files: dict[str, bytes]
 
+    def to_json(self) -> dict[str, Any]:
+        """It as JSON, each byte of a file as a character."""
+        files = {name: content.decode("latin-1") for name, content in self.files.items()}
+        return {"markdown": self.markdown, "files": files}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Page:
+        """The inverse of :meth:`to_json`."""
+        files = {name: content.encode("latin-1") for name, content in data["files"].items()}
+        return cls(data["markdown"], files)
+
 
 @dataclass(frozen=True, slots=True)
 class Context:

@@ -10,6 +10,7 @@ import datetime
 import difflib
 import inspect
 import json
+import math
 import os
 import posixpath
 import re
@@ -17,11 +18,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from marginalia import limits
 from marginalia.docstrings import meant
 from marginalia.errors import SourceError
 
@@ -126,13 +130,24 @@ class Paper:
 
     @property
     def device(self) -> str:
-        """The device its demo asks for."""
+        """The device its demo asks for: `"cuda"` or `"cpu"`; empty if any will do."""
         return self._text("device")
 
     @property
-    def timeout(self) -> float | None:
-        """The seconds its demo may take."""
-        return self.meta.get("timeout")
+    def data(self) -> tuple[Path, ...]:
+        """The files that its demo reads, as far as the page says so."""
+        found = (_data_files(self.path.parent, name) for name in self._texts("data"))
+        return tuple(dict.fromkeys(chain.from_iterable(found)))
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What its demo may use, as far as the page says so itself."""
+        return {name: self.meta[name] for name in limits.NAMES if name in self.meta}
+
+    @property
+    def network(self) -> bool:
+        """Whether its demo may use the network."""
+        return bool(self.meta.get("network", False))
 
     @property
     def date(self) -> datetime.date | None:
@@ -175,8 +190,8 @@ def _is_whole(value: object) -> bool:
     return type(value) is int
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float)
+def _is_positive(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
 
 
 def _is_switch(value: object) -> bool:
@@ -207,8 +222,13 @@ _KEYS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "shapes": ("true or false", _is_switch),
     "summary": _TEXT,
     "redirect": _TEXT,  # labml's, for a page that moved
-    "device": _TEXT,
-    "timeout": ("a number of seconds", _is_number),
+    "device": ("`cpu` or `cuda`", lambda value: value in ("cpu", "cuda")),
+    "data": ("a file, a pattern such as `images/*.png`, or a list of these", _is_texts),
+    "network": ("true or false", _is_switch),
+    "timeout": ("a number of seconds above 0", _is_positive),
+    "cpu_time": ("a number of seconds above 0", _is_positive),
+    "memory": ("a number of MB above 0", _is_positive),
+    "output": ("a number of MB above 0", _is_positive),
     "date": ("a date such as 2026-11-22", _is_date),
 }
 
@@ -270,7 +290,7 @@ def _meta(text: str, path: str | Path, line: int) -> dict[str, Any]:
             place = line + key_node.start_mark.line, key_node.start_mark.column + 1
             key = loader.construct_object(key_node, deep=True)
             value = loader.construct_object(value_node, deep=True)
-            if reason := _wrong(key, value, meta):
+            if reason := _wrong(key, value, meta) or _missing(key, value, Path(path).parent):
                 raise SourceError(path, *place, reason)
             meta[key] = value
     except yaml.MarkedYAMLError as error:
@@ -299,6 +319,23 @@ def _wrong(key: object, value: object, seen: Mapping[str, Any]) -> str:
     return f"front-matter key `{key}` must be {expected}, not {value!r}"
 
 
+def _missing(key: object, value: Any, folder: Path) -> str:
+    """Which data files a page names that are not there; nothing if all are."""
+    if key != "data" or value is None:
+        return ""
+    names = [value] if isinstance(value, str) else value
+    absent = [name for name in names if not _data_files(folder, name)]
+    return f"no data file `{absent[0]}` in the folder of the page" if absent else ""
+
+
+def _data_files(folder: Path, name: str) -> list[Path]:
+    """The files that a name or a pattern means, seen from a folder."""
+    if (folder / name).is_file():
+        return [folder / name]
+    names = glob(name, root_dir=folder, recursive=True)  # noqa: PTH207  # may be absolute
+    return sorted(path for path in map(folder.joinpath, names) if path.is_file())
+
+
 # Modules
 
 
@@ -321,14 +358,17 @@ def load(path: Path, root: Path) -> Paper:
     docstring, line, heading = read(path)
     meta, summary = front_matter(docstring, path, line)
     name = parts[-1] if parts else path.resolve().parent.name
-    return Paper(
-        path=path,
-        module=".".join(parts),
-        url=url_of(path, root),
-        title=meta.get("title") or _heading(summary) or heading or _in_words(name),
-        summary=summary,
-        meta=meta,
-    )
+    title = meta.get("title") or _heading(summary) or heading or _in_words(name)
+    return named(path, root, title, summary, meta)
+
+
+def named(path: Path, root: Path, title: str, summary: str, meta: Mapping[str, Any]) -> Paper:
+    """A paper of which all is known but what its place says: its module's name and its address.
+
+    Raises:
+        SourceError: The file is not in `root`.
+    """
+    return Paper(path, ".".join(_parts(path, root)), url_of(path, root), title, summary, meta)
 
 
 def url_of(path: Path, root: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 from platformdirs import user_cache_path
 
-from marginalia.assemble import Report
 from marginalia.errors import MarginaliaError
+from marginalia.limits import Limits
+from marginalia.report import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +25,19 @@ class Settings:
         folder: The modules; it is put on the import path of their demos.
         out: Where the site goes; None to serve it.
         workers: Demos at once.
-        timeout: Seconds for one demo.
+        limits: What one demo may use, unless its page says otherwise.
         shapes: Whether to record shapes.
+        executor: `"local"`, or `"dask"` for the workers of a cluster.
+        scheduler: Address of the cluster's scheduler.
     """
 
     folder: Path
     out: Path | None
     workers: int
-    timeout: float
+    limits: Limits
     shapes: bool
+    executor: str = "local"
+    scheduler: str = ""
 
 
 def build(settings: Settings, *, quiet: bool = False) -> Report:
@@ -95,8 +100,10 @@ def _configure(settings: Settings, scratch: Path) -> Path:
     options = {
         "papers": str(settings.folder),
         "workers": settings.workers,
-        "timeout": settings.timeout,
+        **asdict(settings.limits),
         "shapes": settings.shapes,
+        "executor": settings.executor,
+        "scheduler": settings.scheduler,
         "cache": str(user_cache_path("marginalia") / _name_of(settings.folder)),
         "api": False,
     }

@@ -97,8 +97,12 @@ class Store:
         manifest = {"sha256": _sha256(_dump(body)), "body": body}
         self._write(self._entry(key), _dump(manifest))
 
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(s.st_size for part in (self._objects, self._entries) for _, s in _files(part))
+
     def prune(self, max_bytes: int) -> int:
-        """Drop the entries that were not used for longest until the rest fits.
+        """If the store is too large, drop what no entry needs and the entries longest unused.
 
         Files younger than `GRACE` that no entry needs may be another build's next entry: they stay.
 
@@ -112,7 +116,7 @@ class Store:
             StoreError: The folder cannot be read.
         """
         try:
-            return self._prune(max_bytes)
+            return self._prune(max_bytes) if self.size() > max_bytes else 0
         except OSError as error:
             raise _unusable(self.folder, error) from error
 

@@ -3,9 +3,10 @@
     builder ── server ── guard ── demo ── whatever the demo starts
                            └────────┴─ killed, all of it, before the guard reports
 
-The server is forked from and does nothing else. A guard lives for one demo: it sets the limit,
-adopts what the demo leaves behind, and reports over a socket. The socket is also its leash: when
-the builder closes it or dies, the guard ends everything. Messages are JSON, never pickles.
+The server is forked from, and ends what a guard that was killed leaves behind. A guard lives for
+one demo: it watches the limits, adopts what the demo leaves behind, and reports over a socket. The
+socket is also its leash: when the builder closes it or dies, the guard ends everything. Messages
+are JSON, never pickles.
 
 Without fork (or where fork is not safe), the builder starts ``alone`` instead: the demo in a fresh
 interpreter.
@@ -23,12 +24,14 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
+from uuid import uuid4
 
-from marginalia import preload
+from marginalia import preload, sandbox, usage
+from marginalia.limits import MB, Limits
 
 RESULT = "result.json"  # files in the scratch folder of a demo
 CRASH = "crash.txt"
@@ -37,7 +40,7 @@ WORK = "work"  # the demo's working directory
 LOST = 70  # exit status of a process that could not even report
 
 _SUBREAPER, _PARENT_DEATH = 36, 1  # prctl
-LAST_WORDS = 1.0  # seconds for a demo that ran too long to write down where it was
+LAST_WORDS = 1.0  # seconds for a demo that is over a limit to write down where it is
 
 
 def main() -> None:
@@ -57,15 +60,56 @@ def _serve(requests: socket.socket) -> NoReturn:
     preload.warm()
     if preload.os_threads() > 1:
         sys.exit("marginalia: a library started threads, so demos cannot be forked")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the guards
+    _prctl(_SUBREAPER, 1)
+    deaths, death = os.pipe()
+    os.set_blocking(death, False)
+    signal.set_wakeup_fd(death, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    guards: dict[int, socket.socket] = {}
     while True:
-        _, sockets, _, _ = socket.recv_fds(requests, 1, 1)
-        if not sockets:
-            os._exit(0)
-        with socket.socket(fileno=sockets[0]) as control, suppress(OSError):
-            if os.fork() == 0:
-                requests.close()
+        ready, _, _ = select.select([requests.fileno(), deaths], [], [])
+        if deaths in ready:
+            os.read(deaths, 4096)
+            _bury(guards)
+        if requests.fileno() in ready:
+            _, sockets, _, _ = socket.recv_fds(requests, 1, 1)
+            if not sockets:
+                os._exit(0)
+            control = socket.socket(fileno=sockets[0])
+            try:
+                guard = os.fork()
+            except OSError:
+                control.close()
+                continue
+            if guard == 0:
+                signal.set_wakeup_fd(-1)
+                for inherited in (requests, *guards.values()):
+                    inherited.close()
                 _guard(control)
+            guards[guard] = control
+
+
+def _bury(guards: dict[int, socket.socket]) -> None:
+    """Forget the guards that are dead, and end what one that was killed has left.
+
+    A builder waits for the word of its guard until all that hold the guard's socket close it: here,
+    when nothing is left.
+
+    Args:
+        guards: The sockets of the guards by process; changed in place.
+    """
+    dead = set[int]()
+    with suppress(ChildProcessError):
+        while process := os.waitpid(-1, os.WNOHANG)[0]:
+            dead.add(process)
+    strays = usage.children(os.getpid()) - {*guards}
+    while strays:
+        usage.kill(strays)
+        ended, _ = os.wait()
+        dead.add(ended)
+        strays = usage.children(os.getpid()) - {*guards}
+    for guard in dead & {*guards}:
+        guards.pop(guard).close()
 
 
 # The guard
@@ -79,16 +123,16 @@ def _guard(control: socket.socket) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_RDWR), sys.stderr.fileno())
         _prctl(_SUBREAPER, 1)
         job = json.loads(_line(control))
-        with tempfile.TemporaryDirectory(prefix="marginalia-", ignore_cleanup_errors=True) as name:
-            scratch = Path(name)
+        limits = Limits(**job["limits"])
+        with scratch_folder() as scratch:
             demo = os.fork()
             if demo == 0:
                 control.close()
                 _prctl(_PARENT_DEATH, signal.SIGKILL)
                 _run(job, scratch)
-            control.sendall(json.dumps([os.getpid(), name]).encode() + b"\n")
-            report = _watch(demo, control, job["timeout"])
-            result = outcome(report, scratch, job["max_bytes"])
+            control.sendall(json.dumps([os.getpid(), str(scratch)]).encode() + b"\n")
+            report = _watch(demo, control, limits, scratch)
+            result = outcome(report, scratch, limits)
         control.sendall(json.dumps(report).encode() + b"\n" + result)
         control.shutdown(socket.SHUT_WR)  # that is all: the builder need not wait for our end
     finally:
@@ -103,59 +147,92 @@ def _line(control: socket.socket) -> bytes:
     return data
 
 
-def _watch(demo: int, control: socket.socket, timeout: float) -> dict[str, Any]:
-    """Wait for the demo's end, the limit or the builder's; then end the demo and all its kin.
+def _watch(demo: int, control: socket.socket, limits: Limits, scratch: Path) -> dict[str, Any]:
+    """Wait for the demo's end, a limit or the builder's end; then end the demo and all its kin.
 
     Returns:
-        ``end`` (``"exit"``, ``"timeout"``, ``"stop"``), the exit ``status`` as `subprocess` has it,
-        and the peak memory ``peak_mb`` of the demo's process.
+        ``end`` (``"exit"``, ``"stop"`` or a limit, of which ``used`` was used), the exit ``status``
+        as `subprocess` has it, and the peak memory ``peak_mb`` of the demo's process.
     """
-    watched = os.pidfd_open(demo)
-    leash = control.fileno()
-    ready, _, _ = select.select([watched, leash], [], [], timeout)
-    end = "exit" if watched in ready else "stop" if ready else "timeout"
-    if end == "timeout":
+    watched, leash = os.pidfd_open(demo), control.fileno()
+    meter = usage.Meter(lambda: usage.descendants(os.getpid()), scratch, limits)
+    while True:
+        ready, _, _ = select.select([watched, leash], [], [], meter.pause)
+        exceeded = None if ready else meter.exceeded()
+        if ready or exceeded:
+            break
+    end, used = exceeded or ("exit" if watched in ready else "stop", 0.0)
+    if exceeded:
         os.kill(demo, signal.SIGABRT)  # the fault handler writes down where it is
+        usage.kill(usage.descendants(demo))
         select.select([watched], [], [], LAST_WORDS)
     for kill in (os.killpg, os.kill):  # it is not reaped yet: the number is still its own
         with suppress(OSError):
             kill(demo, signal.SIGKILL)
-    _, status, usage = os.wait4(demo, 0)
-    _end_children()
+    _, status, resources = os.wait4(demo, 0)
+    usage.end(os.getpid())
     return {
         "end": end,
+        "used": used,
         "status": os.waitstatus_to_exitcode(status),
-        "peak_mb": usage.ru_maxrss / 1024,
+        "peak_mb": resources.ru_maxrss / 1024,
     }
 
 
-def _end_children() -> None:
-    """Kill the processes that the demo left; orphans of theirs become ours, and follow."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    with suppress(OSError):
-        while True:
-            for child in children.read_text().split():
-                os.kill(int(child), signal.SIGKILL)
-            os.waitpid(-1, 0)  # raises when there is none
-
-
-def outcome(report: dict[str, Any], scratch: Path, max_bytes: int) -> bytes:
+def outcome(report: dict[str, Any], scratch: Path, limits: Limits) -> bytes:
     """The demo's result as JSON, or nothing; then the report tells why.
 
     Args:
-        report: How the demo ended; ``trace``, what the fault handler wrote, and ``size``, that of
-            the result, are added.
+        report: How the demo ended; ``trace``, what the fault handler wrote, is added, and the end
+            is that by the limit if the result is too large.
         scratch: Where the demo left its files.
-        max_bytes: A larger result is not read.
+        limits: What it was given.
     """
-    report |= {"trace": "", "size": 0}
+    report["trace"] = ""
     with suppress(OSError):
         report["trace"] = (scratch / CRASH).read_bytes()[:10_000].decode("utf-8", "replace")
     result = scratch / RESULT
     if report["end"] != "exit" or report["status"] or not result.is_file():
         return b""
-    report["size"] = result.stat().st_size
-    return result.read_bytes() if report["size"] <= max_bytes else b""
+    size = result.stat().st_size / MB
+    if size > limits.output:
+        report |= {"end": "output", "used": size}
+        return b""
+    return result.read_bytes()
+
+
+# The scratch folder
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for one demo, which goes with all that is in it."""
+    folder = Path(tempfile.mkdtemp(prefix="marginalia-"))
+    try:
+        yield folder
+    finally:
+        discard(folder)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder, also one that nobody may enter or that is too deep for `shutil.rmtree`.
+
+    Folders in it are moved up before they are emptied, so that no path becomes long.
+    """
+    waiting = [folder]
+    for inner in waiting:  # grows meanwhile
+        with suppress(OSError):
+            inner.chmod(0o700)
+            for path in inner.iterdir():
+                with suppress(OSError):
+                    if path.is_symlink() or not path.is_dir():
+                        path.unlink()
+                        continue
+                    path.chmod(0o700)
+                    waiting.append(path.rename(folder / uuid4().hex))
+    for emptied in reversed(waiting):
+        with suppress(OSError):
+            emptied.rmdir()
 
 
 def _prctl(option: int, value: int) -> None:
@@ -183,13 +260,10 @@ def _run(job: Mapping[str, Any], scratch: Path) -> NoReturn:
 
 
 def _settle(job: Mapping[str, Any], scratch: Path) -> None:
-    """Give the process a session, a working directory and an end that leaves a trace."""
+    """Give the process a session, a working directory, an end that leaves a trace, and bounds."""
     if sys.platform != "win32":
-        import resource
-
         with suppress(OSError):  # a fresh interpreter already leads its session
             os.setsid()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):  # if memory runs out, let this process go and not the builder
         Path("/proc/self/oom_score_adj").write_text("1000")
     faulthandler.enable((scratch / CRASH).open("w"), all_threads=False)
@@ -198,6 +272,12 @@ def _settle(job: Mapping[str, Any], scratch: Path) -> None:
     os.chdir(work)
     tempfile.tempdir = os.environ["TMPDIR"] = str(work)
     sys.argv = [job["path"]]
+    import matplotlib.font_manager  # noqa: F401  # writes its list where no demo may
+
+    Limits(**job["limits"]).restrict()
+    sandbox.confine(scratch, network=job["network"])
+    if job["device"] == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch has not looked for one yet
 
 
 def _demo(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,8 +285,8 @@ def _demo(job: Mapping[str, Any]) -> dict[str, Any]:
     from marginalia.demo import Failure, Result, run
 
     try:
-        path, root = Path(job["path"]), Path(job["root"])
-        result = run(path, root=root, shapes=job["shapes"], seed=job["seed"])
+        path, root, limits = Path(job["path"]), Path(job["root"]), Limits(**job["limits"])
+        result = run(path, root=root, shapes=job["shapes"], seed=job["seed"], limits=limits)
     except BaseException as error:  # also sys.exit: nothing may skip the report
         result = Result(False, error=Failure(type(error).__name__, str(error), 0))
     return result.to_json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,12 +12,54 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 PATIENCE = 60.0  # seconds until a page that does not come is an error
+CONFIG = """
+site_name: Mine
+theme: {name: material}
+plugins: [search, mkdocstrings: {handlers: {python: {paths: [papers]}}}, marginalia]
+"""
+HELPER = '''
+"""
+# A helper
+
+Where it is explained.
+"""
+
+
+def double(x):
+    """Twice as much."""
+    # Adding is cheaper.
+    return x + x
+'''
+USER = (
+    '''
+"""
+# A user
+
+Of [the helper][helper.double].
+"""
+
+# ## Much to read
+'''
+    + "\n".join(f"#\n# Paragraph {n}." for n in range(200))
+    + """
+
+from helper import double
+
+
+def demo():
+    print(double(4))
+"""
+)
 GOOD = "def demo():\n    print('from the good page')\n"
 
 
@@ -45,6 +88,17 @@ class Served:
         article = page.partition("<article")[2][:1500] or page[:1500]
         pytest.fail(f"{url} is not as it should be:\n{article}\n{self.log.read_text()[-3000:]}")
 
+    def count(self, message: str) -> int:
+        """How often the log has a message."""
+        return self.log.read_text().count(message)
+
+    def save(self, name: str, old: str, new: str) -> None:
+        """Edit a file."""
+        path = self.folder / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
@@ -52,9 +106,11 @@ def served(tmp_path: Path) -> Iterator[Served]:
     papers.mkdir()
     (tmp_path / "docs").mkdir()
     (papers / "good.py").write_text(GOOD)
+    (papers / "helper.py").write_text(HELPER)
+    (papers / "user.py").write_text(USER)
+    (tmp_path / "docs" / "guide.md").write_text("# Guide\n\nA word.\n")
     (papers / "broken.py").write_text('"""Mine."""\nx = = 1  # <b>\n')
-    config = "site_name: Mine\ntheme: {name: material}\nplugins: [marginalia]\n"
-    (tmp_path / "mkdocs.yml").write_text(config)
+    (tmp_path / "mkdocs.yml").write_text(CONFIG)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -93,3 +149,88 @@ def test_a_broken_module_is_shown_until_it_is_mended(served: Served) -> None:
     (served.folder / "papers" / "new.py").write_text('"""A page that is new."""\n')
     assert "A page that is new." in served.until("new/", lambda page: "<article" in page)
     assert "from the good page" in served.until("good/", lambda page: "mg-stdout" in page)
+
+
+WHOLE = "Documentation built"
+
+
+def test_only_what_changed_is_made_again(served: Served) -> None:
+    served.until("user/", lambda page: "<pre" in page and ">8" in page)
+    built = served.count(WHOLE)
+    served.save("papers/helper.py", "is explained", "is told")
+    assert "Where it is told" in served.until("helper/", lambda page: "is told" in page)
+    served.save("papers/helper.py", "Adding is cheaper", "Adding is quick")
+    served.until("helper/", lambda page: "is quick" in page)
+    served.save("papers/helper.py", "return x + x", "return x + x + x")
+    served.until("user/", lambda page: ">12" in page)
+    served.save("papers/helper.py", "Twice as much", "Thrice")
+    served.until("reference/helper/", lambda page: "Thrice" in page)
+    assert served.count(WHOLE) == built
+
+    served.save("docs/guide.md", "A word", "Two words")
+    served.until("guide/", lambda page: "Two words" in page)
+    served.save("papers/user.py", "# A user", "# The user")
+    served.until("topics/papers/", lambda page: "The user" in page)
+    (served.folder / "papers" / "helper.py").rename(served.folder / "papers" / "helping.py")
+    served.save("papers/user.py", "helper", "helping")
+    served.until("helping/", lambda page: "Thrice" in page)
+    served.until("helper/", lambda page: page == "404")
+    assert served.count(WHOLE) > built
+
+
+def test_what_is_served_is_what_is_built(served: Served) -> None:
+    """After some edits, page by page, and the search index too."""
+    served.until("user/", lambda page: ">8" in page)
+    built = served.count(WHOLE)
+    served.save("papers/helper.py", "# A helper", "# An old helper")
+    served.save("papers/helper.py", "double(x)", "double(x, y=2)")
+    served.until("helper/", lambda page: "y=2" in page or "An old helper" in page)
+    served.save("papers/helper.py", "x + x", "y * x")
+    served.save("papers/user.py", "double(4)", "double(5, 3)")
+    served.until("user/", lambda page: ">15" in page)
+    assert served.count(WHOLE) == built
+    command = [sys.executable, "-m", "mkdocs", "build", "-q", "--no-strict", "-d", "built"]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    subprocess.run(command, cwd=served.folder, env=environment, capture_output=True, check=False)
+    site = served.folder / "built"
+    pages = [path for path in site.rglob("*.html") if path.name != "404.html"]
+    assert len(pages) > 8
+    for path in pages:
+        url = path.relative_to(site).as_posix().removesuffix("index.html")
+        now = served.until(url, lambda page: "<html" in page)
+        assert without_reload(now) == without_reload(path.read_text()), url
+    index = served.until("search/search_index.json", lambda text: "{" in text)
+    assert index == (site / "search" / "search_index.json").read_text()
+
+
+def without_reload(page: str) -> str:
+    """A page without what a server adds to it: its own address, and the script that reloads it."""
+    page = re.sub(r'<link rel="(canonical|prev|next)"[^>]*>|http://127[^"]*', "", page)
+    page = re.sub(r"<script[^>]*>[^<]*livereload.*?</script>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", page)
+
+
+def test_a_burst_of_edits_is_one_rebuild(served: Served) -> None:
+    served.until("user/", lambda page: ">8" in page)
+    served.save("papers/helper.py", "is explained", "is told")  # so that the server is awake
+    served.until("helper/", lambda page: "is told" in page)
+    time.sleep(1)
+    before = served.count("Detected file changes")
+    for number in range(5):
+        served.save("papers/user.py", "Of " if not number else f"Of{number} ", f"Of{number + 1} ")
+    served.until("user/", lambda page: "Of5 " in page)
+    time.sleep(1)
+    assert served.count("Detected file changes") == before + 1
+
+
+def test_the_reader_stays_where_she_is(served: Served, browser: Browser) -> None:
+    """The page that is open shows what was saved, at the same height."""
+    served.until("user/", lambda page: ">8" in page)
+    page = browser.new_page()
+    page.goto(served.address + "user/")
+    page.evaluate("window.scrollTo(0, 3000)")
+    page.wait_for_function("window.scrollY == 3000")
+    served.save("papers/user.py", "Paragraph 100.", "Paragraph one hundred.")
+    page.wait_for_function("document.body.innerText.includes('Paragraph one hundred.')")
+    page.wait_for_function("Math.abs(window.scrollY - 3000) < 5")
+    page.close()

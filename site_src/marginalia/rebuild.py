@@ -1,0 +1,225 @@
+"""What `mkdocs serve` does when a module is saved: it makes the pages again that changed.
+
+MkDocs builds the whole site after every save. Here the site's Markdown is assembled as ever (most
+of it is remembered), compared with what is served, and only pages that differ go through MkDocs.
+When anything else has changed (a page is new, the configuration, the hand-written pages), or if
+this fails, MkDocs builds the whole site.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from mkdocs.commands import build
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.livereload import LiveReloadServer
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.nav import Navigation
+from mkdocs.utils import write_file
+from watchdog.events import (
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+
+from marginalia.assemble import Site
+from marginalia.reuse import Reuse, own_templates
+
+log = logging.getLogger("mkdocs.plugins.marginalia")
+
+
+@dataclass
+class Served:
+    """A site as MkDocs has built it.
+
+    Attributes:
+        site: What went in.
+        config: Its configuration.
+        files: All its files.
+        nav: Its navigation.
+        env: The theme's templates.
+        reuse: What is remembered of its pages.
+    """
+
+    site: Site
+    config: MkDocsConfig
+    files: Files
+    nav: Navigation
+    env: Environment
+    reuse: Reuse
+
+
+class Rebuild:
+    """Builds after a save.
+
+    Args:
+        whole: MkDocs's own build of everything.
+        served: Gives the site as it was built last; None if that failed.
+        assemble: Makes the site's pages from what the folder of modules holds now.
+    """
+
+    def __init__(
+        self,
+        whole: Callable[[], None],
+        served: Callable[[], Served | None],
+        assemble: Callable[[MkDocsConfig], Site],
+    ) -> None:
+        self._whole = whole
+        self._served = served
+        self._assemble = assemble
+        self._around = self._surroundings()
+
+    def __call__(self) -> None:
+        """Build what changed."""
+        served, around = self._served(), self._surroundings()
+        if served is not None and around == self._around:
+            try:
+                if _made(served, self._assemble(served.config)):
+                    return
+            except Exception:  # whatever it is, the whole build shows it or does better
+                log.exception("the pages that changed cannot be built alone")
+        self._around = around
+        self._whole()
+
+    def _surroundings(self) -> list[tuple[str, int, int]]:
+        """What a page depends on besides the modules: files that MkDocs looks after itself."""
+        served = self._served()
+        if served is None:
+            return []
+        config = served.config
+        watched = [config.docs_dir, *own_templates(config), *config.watch]
+        files = [file for folder in watched for file in _files(folder)]
+        return sorted(_state(file) for file in {*files, str(config.config_file_path)})
+
+
+def _files(place: str) -> Iterable[str]:
+    """The files of a folder, or the one file."""
+    if os.path.isfile(place):  # noqa: PTH113  # a theme has thousands
+        return [place]
+    return [os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names]  # noqa: PTH118
+
+
+def _state(file: str) -> tuple[str, int, int]:
+    try:
+        found = os.stat(file)  # noqa: PTH116
+    except OSError:
+        return file, 0, 0
+    return file, found.st_mtime_ns, found.st_size
+
+
+class _Saves:
+    """Stands in for a server's observer while it asks for a folder to be watched.
+
+    The system tells as well of files that are only read, which every build does.
+    """
+
+    def __init__(self) -> None:
+        self.observer = Observer()
+
+    def schedule(self, handler: FileSystemEventHandler, path: str, *, recursive: bool) -> Any:
+        """Call the handler when a file is saved."""
+        return self.observer.schedule(
+            handler, path, recursive=recursive, event_filter=list(_CHANGES)
+        )
+
+
+_CHANGES = (FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileMovedEvent)
+
+
+def watch(server: LiveReloadServer, folder: str) -> None:
+    """Let a server see what is saved in a folder as soon as the system tells.
+
+    MkDocs looks at all files twice a second. That also works on a network drive, where the system
+    tells nothing: there a site names the folder in MkDocs's own `watch`.
+    """
+    polling: Any = server.observer
+    saves: Any = _Saves()
+    try:
+        server.observer = saves
+        server.watch(folder)
+    finally:
+        server.observer = polling
+    saves.observer.start()
+
+
+def _made(served: Served, site: Site) -> bool:
+    """Make the pages that changed; False if more than pages did."""
+    before = served.site
+    if site.pages.keys() != before.pages.keys() or site.nav != before.nav:
+        return False
+    if (site.pages, site.files, site.reads) == (before.pages, before.files, before.reads):
+        return True
+    start = time.perf_counter()
+    served.reuse.reads = site.reads
+    ours = {
+        uri: file
+        for uri in site.pages
+        if (file := served.files.get_file_from_path(uri)) and file.generated_by
+    }
+    changed = [
+        file
+        for uri, file in ours.items()
+        if (site.pages[uri], site.reads.get(uri)) != (before.pages[uri], before.reads.get(uri))
+    ]
+    titles = [file.page and file.page.title for file in changed]
+    for file in changed:
+        _read(served, site, file)
+    if any(
+        file.page in served.nav.pages and title != file.page.title
+        for file, title in zip(changed, titles, strict=True)
+        if file.page
+    ):
+        return False  # other pages show its title
+    served.config.plugins.on_env(served.env, config=served.config, files=served.files)
+    for file in changed:
+        _write(served, file)
+    _write_files(served, site)
+    _finish(served.config)
+    served.site = site
+    for failure in site.report.failures():
+        log.error("%s", failure)
+    log.info("Made %d pages in %.2f seconds", len(changed), time.perf_counter() - start)
+    return True
+
+
+def _read(served: Served, site: Site, file: File) -> None:
+    """Read a page again, as MkDocs does."""
+    assert file.page is not None
+    file.content_string = site.pages[file.src_uri]
+    build._populate_page(file.page, served.config, served.files)
+
+
+def _write(served: Served, file: File) -> None:
+    """Write a page again, as MkDocs does."""
+    assert file.page is not None
+    pages = served.files.documentation_pages()
+    build._build_page(file.page, served.config, pages, served.nav, served.env)
+    level = served.config.validation.links.anchors
+    file.page.validate_anchor_links(files=served.files, log_level=level)
+
+
+def _write_files(served: Served, site: Site) -> None:
+    """Write what lies beside the pages, as far as it changed, and remove what is gone."""
+    folder = Path(served.config.site_dir)
+    for uri, content in site.files.items():
+        if served.site.files.get(uri) != content:
+            write_file(content, str(folder / uri))
+    for uri in served.site.files.keys() - site.files.keys():
+        (folder / uri).unlink(missing_ok=True)
+
+
+def _finish(config: MkDocsConfig) -> None:
+    """Let the search index be written again, and mkdocstrings forget the sources it has read."""
+    for name, plugin in config.plugins.items():
+        if hasattr(plugin, "search_index") or name == "mkdocstrings":
+            plugin.on_post_build(config=config)

@@ -1,0 +1,397 @@
+"""Let MkDocs take from the last build what it would make again: HTML, search entries, pages.
+
+MkDocs asks `Page.render`, the search index's `add_entry_from_context` and the theme's templates for
+every page of every build. Each is answered from memory where all that the answer depends on is
+known and the same, its side effects included; what we do not know (an extension, a plugin, a custom
+template that reads the clock) is asked as ever.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+import posixpath
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.structure.toc import AnchorLink, get_toc
+
+from marginalia.memo import Memo, digest
+
+# Extensions whose HTML depends on the Markdown, their settings and nothing else; the first are
+# those of Python-Markdown, by short names. (Those of mkdocstrings and autorefs tell their plugins
+# things as well: see `_Told`.)
+_PURE = (
+    *("abbr", "admonition", "attr_list", "def_list", "extra", "fenced_code", "footnotes"),
+    *("md_in_html", "meta", "nl2br", "sane_lists", "smarty", "tables", "toc", "wikilinks"),
+    "markdown.extensions.",
+    "marginalia.mathml",
+    "mkdocs_autorefs.",
+    "mkdocstrings.",
+    "pymdownx.",
+)
+_READS_FILES = ("pymdownx.b64", "pymdownx.snippets")
+
+# Settings that no template shows, or that a page's content shows already.
+_ELSEWHERE = (
+    *("config_file_path", "site_dir", "dev_addr", "watch", "strict", "validation", "plugins"),
+    *("markdown_extensions", "mdx_configs", "theme"),
+)
+
+
+class Reuse:
+    """The answers of one build.
+
+    Args:
+        memo: Where answers are kept.
+        config: The site's, after all plugins had their say.
+        reads: For a page whose Markdown names what is elsewhere (`::: module`): a digest of that.
+
+    Attributes:
+        reads: The same; it may be replaced.
+    """
+
+    def __init__(self, memo: Memo, config: MkDocsConfig, reads: Mapping[str, str]) -> None:
+        self.reads = reads
+        self._memo = memo
+        self._config = config
+        self._entries: dict[str, list[dict[str, Any]]] = {}
+        self._settings = _plain({k: v for k, v in config.items() if k not in _ELSEWHERE})
+        self._plugins = _plain({k: dict(p.config) for k, p in config.plugins.items()})
+        self._markdown = _markdown_settings(config)
+
+    # Markdown
+
+    def markdown(self, page: Page) -> None:
+        """Answer `page.render`, once its Markdown is read."""
+        if self._markdown is None or self._plugins is None:
+            return
+        render = page.render
+        page.render = functools.partial(self._render, page, render)  # type: ignore[method-assign]
+
+    def _render(
+        self, page: Page, render: Callable[..., None], config: MkDocsConfig, files: Files
+    ) -> None:
+        del page.render  # the class's own again
+        text = page.markdown or ""
+        reads = self.reads.get(page.file.src_uri, "")
+        if not reads and ":::" in text:
+            render(config, files)
+            return
+        place = [page.file.src_uri, page.url, reads]
+        key = self._memo.key("HTML", digest(text), place, self._markdown, self._plugins)
+        known = self._memo.get(key)
+        if known and all(_url(files, uri) == url for uri, url in known["looked_up"].items()):
+            _set_html(page, known, files)
+            self._tell(page, known)
+            return
+        lookups, told = _Lookups(files), _Told(page, config)
+        with _complaints() as complaints, told.listening():
+            render(config, lookups)
+        # MkDocs that is told to explain itself does not note which anchors a page links to.
+        explaining = logging.getLogger(type(page).__module__).isEnabledFor(logging.DEBUG)
+        if not complaints and not explaining:
+            self._memo.put(key, {**_html(page), **told.found(), "looked_up": lookups.urls})
+
+    def _tell(self, page: Page, known: Mapping[str, Any]) -> None:
+        """Tell the plugins what they are told while Markdown is converted."""
+        plugins: Mapping[str, Any] = self._config.plugins
+        for arguments, options in known["anchors"]:
+            plugins["autorefs"].register_anchor(page, *arguments, **options)
+        if known["handlers"]:
+            handlers = plugins["mkdocstrings"].handlers
+            for name in known["handlers"]:
+                handlers.get_handler(name)
+            for item in known["inventory"]:
+                handlers.inventory.register(**item)
+
+    # Search
+
+    def search(self) -> None:
+        """Answer the search index's `add_entry_from_context`."""
+        for plugin in self._config.plugins.values():
+            index = getattr(plugin, "search_index", None)
+            entries = getattr(index, "entries", getattr(index, "_entries", None))
+            if index is not None and isinstance(entries, list) and self._plugins is not None:
+                add = functools.partial(self._add, entries, index.add_entry_from_context)
+                index.add_entry_from_context = add
+
+    def _add(self, entries: list[dict[str, Any]], add: Callable[[Page], None], page: Page) -> None:
+        key = self._memo.key("search", *self._facts(page), self._plugins)
+        known = self._memo.get(key)
+        if known is None:
+            before = len(entries)
+            add(page)
+            known = {"entries": entries[before:]}
+            del entries[before:]
+            self._memo.put(key, known)
+        self._replace(entries, page.url, known["entries"])
+
+    def _replace(self, entries: list[dict[str, Any]], url: str, new: list[dict[str, Any]]) -> None:
+        """Put a page's entries where those of its last making are."""
+        place = len(entries)
+        old = self._entries.get(url)
+        if old:
+            place = next(n for n, entry in enumerate(entries) if entry is old[0])
+            del entries[place : place + len(old)]
+        entries[place:place] = new
+        self._entries[url] = new
+
+    # Templates
+
+    def templates(self, env: jinja2.Environment, nav: Any) -> None:
+        """Answer the theme's templates where they are asked for a page."""
+        theme = _theme(self._config)
+        if self._settings is None or self._plugins is None or theme is None:
+            return
+        around = digest(json.dumps([self._settings, self._plugins, theme, _plain_nav(nav)]))
+        env.template_class = type("Template", (_Template,), {"reuse": self, "around": around})
+
+    def _page(
+        self, around: str, name: str | None, context: Mapping[str, Any], render: Callable[[], str]
+    ) -> str:
+        page = context["page"]
+        more = _plain({k: v for k, v in context.items() if k not in _KNOWN})
+        if more is None:
+            return render()
+        near = [(p.title, p.url) if p else None for p in (page.previous_page, page.next_page)]
+        above = [item.title for item in page.ancestors]
+        place = [near, above, page.edit_url, page.canonical_url, page.is_homepage]
+        key = self._memo.key("page", around, name, *self._facts(page), place, more)
+        content = page.content or ""
+        known = self._memo.get(key)
+        if known is None:
+            html = render()
+            before, found, after = html.partition(content) if content else (html, "", "")
+            self._memo.put(key, {"before": before, "content": bool(found), "after": after})
+            return html
+        return str(known["before"] + (content if known["content"] else "") + known["after"])
+
+    def _facts(self, page: Page) -> list[Any]:
+        """What search and templates see of a page."""
+        toc = [_plain_toc(item) for item in page.toc]
+        meta = json.dumps(page.meta, default=str, sort_keys=True)
+        content = digest(page.content or "")
+        return [content, page.title, page.url, page.file.src_uri, meta, digest(json.dumps(toc))]
+
+
+class _Template(jinja2.Template):
+    """A template that remembers what it gave for a page."""
+
+    reuse: Reuse
+    around: str
+
+    def render(self, *args: Any, **kwargs: Any) -> str:
+        """The page, as `jinja2.Template.render` has it."""
+        context = args[0] if args and isinstance(args[0], dict) else {}
+        render = functools.partial(super().render, *args, **kwargs)
+        if kwargs or context.get("page") is None:
+            return render()
+        return self.reuse._page(self.around, self.name, context, render)
+
+
+# What every page's context has, and is part of a key in other words or of the whole site's.
+_KNOWN = (
+    *("nav", "pages", "base_url", "extra_css", "extra_javascript", "mkdocs_version"),
+    *("properdocs_version", "build_date_utc", "config", "page"),
+)
+
+
+# Keys
+
+
+def _markdown_settings(config: MkDocsConfig) -> Any:
+    """The Markdown extensions and their settings, or None if one is not known to be pure."""
+    for extension in config.markdown_extensions:
+        name = extension if isinstance(extension, str) else type(extension).__module__ + "."
+        known = name in _PURE or name.startswith(tuple(p for p in _PURE if p.endswith(".")))
+        if not known or name in _READS_FILES:
+            return None
+    names = [e if isinstance(e, str) else type(e).__qualname__ for e in config.markdown_extensions]
+    return _plain([names, config.mdx_configs, config.use_directory_urls])
+
+
+def _plain(value: Any) -> Any:
+    """A digest of settings; None if they hold what cannot be told apart by content."""
+    try:
+        return digest(json.dumps(value, default=_named, sort_keys=True))
+    except (TypeError, ValueError):
+        return None
+
+
+def _named(value: Any) -> Any:
+    """Settings that are no JSON: functions and types by name, collections by content."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset | tuple):
+        return sorted(map(repr, value))
+    if isinstance(value, Path):
+        return str(value)
+    if inspect.isroutine(value) or isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if (text := str(value)) and " at 0x" not in text:
+        return text
+    raise TypeError(f"{type(value)} has no content to compare")
+
+
+def _plain_toc(item: AnchorLink) -> dict[str, Any]:
+    children = [_plain_toc(child) for child in item.children]
+    return {"name": item.title, "id": item.id, "level": item.level, "children": children}
+
+
+def _plain_nav(nav: Any) -> list[Any]:
+    return [
+        [item.title, getattr(item, "url", None), _plain_nav(item.children or ())] for item in nav
+    ]
+
+
+def own_templates(config: MkDocsConfig) -> list[str]:
+    """The folders of templates that are the user's, and not of an installed theme."""
+    installed = Path(jinja2.__file__).parents[1]
+    return [folder for folder in config.theme.dirs if not Path(folder).is_relative_to(installed)]
+
+
+def _theme(config: MkDocsConfig) -> Any:
+    """The theme, its settings, the user's own templates; None if one of these reads the clock."""
+    files = [
+        (path.relative_to(folder).as_posix(), path.read_bytes())
+        for folder in map(Path, own_templates(config))
+        for path in sorted(folder.rglob("*.*"))
+        if path.is_file()
+    ]
+    if any(word in content for _, content in files for word in (b"build_date", b"now(")):
+        return None
+    return [
+        str(config.theme.name),
+        _plain({name: config.theme[name] for name in config.theme}),
+        [(name, digest(content)) for name, content in files],
+    ]
+
+
+# Markdown to HTML, and what else comes of it
+
+
+def _html(page: Page) -> dict[str, Any]:
+    """What `Page.render` leaves in a page."""
+    links = {file.src_uri: found for file, found in (page.links_to_anchors or {}).items()}
+    return {
+        "content": page.content,
+        "toc": [_plain_toc(item) for item in page.toc],
+        "title": page._title_from_render,
+        "anchors_here": sorted(page.present_anchor_ids or ()),
+        "anchors_there": links,
+    }
+
+
+def _set_html(page: Page, known: Mapping[str, Any], files: Files) -> None:
+    """The inverse of `_html`."""
+    page.content = known["content"]
+    page.toc = get_toc(known["toc"])
+    page._title_from_render = known["title"]
+    page.present_anchor_ids = set(known["anchors_here"])
+    page.links_to_anchors = {
+        file: links
+        for uri, links in known["anchors_there"].items()
+        if (file := files.get_file_from_path(uri)) is not None
+    }
+
+
+def _url(files: Files, uri: str) -> str | None:
+    file = files.get_file_from_path(uri)
+    return file.url if file else None
+
+
+class _Lookups:
+    """The files of a site, and which of them were asked for."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self.urls: dict[str, str | None] = {}
+
+    def get_file_from_path(self, path: str) -> File | None:
+        """As `Files` has it."""
+        uri = posixpath.normpath(path)
+        self.urls[uri] = _url(self._files, uri)
+        return self._files.get_file_from_path(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+    def __iter__(self) -> Iterator[File]:
+        return iter(self._files)
+
+
+class _Told:
+    """What autorefs and mkdocstrings are told while a page's Markdown is converted."""
+
+    def __init__(self, page: Page, config: MkDocsConfig) -> None:
+        self._page = page
+        self._autorefs = config.plugins.get("autorefs")
+        mkdocstrings = config.plugins.get("mkdocstrings")
+        self._handlers = mkdocstrings.handlers if mkdocstrings else None
+        self._before = dict(self._handlers.inventory) if self._handlers else {}
+        self._anchors: list[Any] = []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear what autorefs is told while this lasts."""
+        if self._autorefs is None:
+            yield
+            return
+        register = self._autorefs.register_anchor
+
+        def listen(page: Any, *arguments: Any, **options: Any) -> None:
+            self._anchors.append([arguments, options])
+            register(page, *arguments, **options)
+
+        self._autorefs.register_anchor = listen
+        try:
+            yield
+        finally:
+            del self._autorefs.register_anchor
+
+    def found(self) -> dict[str, Any]:
+        """What to tell them when the page is not converted again."""
+        inventory = self._handlers.inventory if self._handlers else {}
+        new = [item for name, item in inventory.items() if self._before.get(name) is not item]
+        names = ("name", "domain", "role", "uri", "priority", "dispname")
+        items = [{name: getattr(item, name) for name in names} for item in new]
+        handlers = ["python"] if items else []
+        return {"anchors": self._anchors, "inventory": items, "handlers": handlers}
+
+
+class _Complaints(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def _complaints() -> Iterator[list[logging.LogRecord]]:
+    """Warnings that are logged while this lasts, also by a builder that was told to be quiet.
+
+    A page that has some must have them again in the next build.
+    """
+    complaints = _Complaints()
+    with ExitStack() as undo:
+        for logger in map(logging.getLogger, ("", "mkdocs", "properdocs")):
+            if logger.getEffectiveLevel() > logging.WARNING:
+                undo.callback(logger.setLevel, logger.level)
+                logger.setLevel(logging.WARNING)
+                for handler in logger.handlers:
+                    undo.callback(handler.setLevel, handler.level)
+                    handler.setLevel(max(handler.level, logging.ERROR))
+            logger.addHandler(complaints)
+            undo.callback(logger.removeHandler, complaints)
+        yield complaints.records

@@ -1,0 +1,54 @@
+"""Demos written to files and run: what the tests of the runner share."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from marginalia.demo import Result
+from marginalia.runner import Job, run_isolated
+
+HELLO = "def demo():\n    print('hello')\n"
+
+
+def write(root: Path, **pages: str) -> None:
+    """Write modules; the code is cleaned of indentation."""
+    for name, text in pages.items():
+        (root / f"{name}.py").write_text(textwrap.dedent(text).lstrip("\n"), encoding="utf-8")
+
+
+def demo(code: str) -> str:
+    """A module whose demo is `code`; its first line is line 2."""
+    return "def demo():\n" + textwrap.indent(textwrap.dedent(code).strip("\n"), "    ") + "\n"
+
+
+def run(root: Path, code: str, **options: Any) -> Result:
+    """Run some code as a demo."""
+    write(root, page=demo(code))
+    return run_isolated(Job(root / "page.py", root, **options))
+
+
+def printed(result: Result) -> str:
+    assert result.ok, result.error
+    return "".join(o.data["text/plain"] for o in result.outputs if o.kind == "stdout").strip()
+
+
+def content(result: Result) -> str:
+    """All that a page shows of a result except how long it took and what memory."""
+    data = result.to_json()
+    for name in ("seconds", "peak_mb"):
+        data.pop(name)
+    return json.dumps(data)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False

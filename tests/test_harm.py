@@ -1,0 +1,630 @@
+"""Demos that do harm, to nothing but their own page. Real ones, in real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from demos import content, demo, printed, run, wait_for, write
+from marginalia import isolation, usage
+from marginalia.limits import Limits
+from marginalia.runner import Job, run_all, run_isolated
+from marginalia.store import Store
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a demo is confined less")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of all scratch folders of these tests, and of no others."""
+    folder = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        isolation._server.close()  # the next one has that environment
+        yield folder
+    isolation._server.close()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = (tmp_path / "papers").resolve()
+    folder.mkdir()
+    return folder
+
+
+def processes(place: Path) -> set[int]:
+    """Guards, demos and what those started; all of them were born or live in the place."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            born = f"TMPDIR={place}".encode() in (process / "environ").read_bytes()
+            if born or str(place) in str((process / "cwd").readlink()):
+                found.add(int(process.name))
+        except OSError:  # a zombie, or gone
+            continue
+    server = isolation._server._process
+    return found - {server.pid if server else 0}
+
+
+def is_clean(place: Path) -> bool:
+    """Whether nothing is left of any demo; guards go soon after their report."""
+    return wait_for(lambda: not processes(place)) and not list(place.glob("marginalia-*"))
+
+
+# What would be different if another demo had left a trace
+GOOD = """
+    import hashlib, os, random, sys, time
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import torch
+
+    def demo():
+        print(torch.rand(2), np.random.rand(), random.random(), torch.get_default_dtype())
+        print(hashlib.sha256(str(dict(plt.rcParams)).encode()).hexdigest(), os.listdir())
+        print({name: os.environ[name] for name in sorted(os.environ) if name != "TMPDIR"})
+        print(os.umask(0o22), os.getpriority(os.PRIO_PROCESS, 0), len(os.listdir("/proc/self/fd")))
+        plt.plot([1, 2], [3, 4])
+        assert torch.ones(2).sum() == 2
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the good page shows where nothing else has ever run."""
+    root = tmp_path_factory.mktemp("alone").resolve()
+    write(root, good=GOOD, later=GOOD)
+    result = run_isolated(Job(root / "good.py", root))
+    assert result.ok, result.error
+    return content(result)
+
+
+MODEST = Limits(timeout=30)
+
+
+@dataclass(frozen=True)
+class Harm:
+    """A demo, and what its page says of it.
+
+    Attributes:
+        code: The demo; its first line is line 2 of the page.
+        reason: Type of its failure; nothing if the page is fine.
+        says: A pattern that is in the message.
+        line: Where it was; 0 where nobody can know.
+        limits: What it may use.
+    """
+
+    code: str
+    reason: str = ""
+    says: str = ""
+    line: int = 0
+    limits: Limits = MODEST
+
+
+ENDS = {
+    "raises": Harm("1 / 0", "ZeroDivisionError", "division", 2),
+    "exits politely": Harm("import sys\nsys.exit('enough')", "SystemExit", "enough", 3),
+    "exits": Harm("import os\nos._exit(3)", "Exit", "status 3"),
+    "exits as if all were well": Harm("import os\nos._exit(0)", "Exit", "status 0"),
+    "crashes": Harm("import ctypes\nctypes.string_at(0)", "Crash", "SIGSEGV", 3),
+    "kills itself": Harm("import os\nos.kill(os.getpid(), 9)", "Crash", "SIGKILL"),
+    "kills its group": Harm("import os\nos.killpg(0, 9)", "Crash", "SIGKILL"),
+    "dies of a nameless signal": Harm("import os\nos.kill(0, 40)", "Crash", "by 40"),
+    "asks": Harm("input('name: ')", "EOFError", "", 2),
+    "closes all files": Harm("import os\nos.closerange(0, 99)\n1 / 0", "OSError", "Bad file"),
+}
+
+SECONDS = Limits(timeout=1)
+CPU = Limits(cpu_time=0.5, timeout=30)
+SMALL = Limits(memory=400, timeout=30)
+QUIET = Limits(output=1, timeout=30)
+BURNS = "[sys.executable, '-Sc', 'while True: pass']"
+FILLS = "[sys.executable, '-Sc', 'x = bytearray(150 * 2**20); input()']"
+
+WROTE = r"it put out \d{1,3}(\.\d+)? MB, and its limit is 1 MB \(output:"  # soon, that is
+
+LIMITS = {
+    "hangs": Harm("import time\ntime.sleep(99)", "TimeLimit", r"after 1 s.*timeout:", 3, SECONDS),
+    "will not be told": Harm(
+        "import signal, time\n"
+        "for n in {*signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:\n"
+        "    signal.signal(n, signal.SIG_IGN)\n"
+        "time.sleep(99)",
+        "TimeLimit",
+        "1 s",
+        limits=SECONDS,
+    ),
+    "stops itself": Harm(
+        "import os, signal\nos.kill(0, signal.SIGSTOP)", "TimeLimit", "1 s", limits=SECONDS
+    ),
+    "computes without end": Harm("while True: pass", "CpuLimit", r"0\.5 s.*cpu_time:", 2, CPU),
+    "lets children compute": Harm(
+        f"import subprocess, sys, time\nfor _ in range(3):\n    subprocess.Popen({BURNS})\n"
+        "time.sleep(99)",
+        "CpuLimit",
+        r"0\.5 s",
+        5,
+        CPU,
+    ),
+    "starts processes without end": Harm(
+        "import subprocess\nx = []\nwhile True:\n    x.append(subprocess.Popen(['sleep', '99']))",
+        "ProcessLimit",
+        "256 is the most",
+        limits=Limits(timeout=60, memory=10**6),
+    ),
+    "allocates one block": Harm(
+        "x = bytearray(10**10)", "MemoryLimit", r"limit, 400 MB \(memory:", 2, SMALL
+    ),
+    "allocates one tensor": Harm(
+        "import torch\nx = torch.zeros(10**10)", "MemoryLimit", r"400 MB .*40000000000", 3, SMALL
+    ),
+    "allocates one array": Harm(
+        "import numpy as np\nx = np.zeros(10**10)", "MemoryLimit", "400 MB .*74.5 GiB", 3, SMALL
+    ),
+    "allocates much": Harm(
+        "x = []\nwhile True:\n    x.append(bytearray(10**6))",
+        "MemoryLimit",
+        r"it used \d+ MB.* its limit.* 400 MB \(memory:",
+        limits=SMALL,
+    ),
+    "lets children allocate": Harm(
+        "import subprocess, sys, time\n"
+        f"for _ in range(4):\n    subprocess.Popen({FILLS}, stdin=subprocess.PIPE)\n"
+        "time.sleep(99)",
+        "MemoryLimit",
+        r"it used \d+ MB, and its limit is 400 MB",
+        limits=SMALL,
+    ),
+    "prints without end": Harm(
+        "while True:\n    print('x' * 1000)", "OutputLimit", r"limit is 1 MB \(output:", 3, QUIET
+    ),
+    "prints letters without end": Harm(
+        "while True:\n    try:\n        print(end='x')\n    except Exception:\n        pass",
+        "OutputLimit",
+        "1 MB",
+        4,
+        QUIET,
+    ),
+    "prints without end in C": Harm(
+        "import ctypes\nputs = ctypes.CDLL(None).puts\nwhile True:\n    puts(b'x' * 1000)",
+        "OutputLimit",
+        "1 MB",
+        limits=QUIET,
+    ),
+    "never comes back from C": Harm(
+        "import ctypes\nlibc = ctypes.CDLL(None)\n"
+        "libc.qsort(b'ab', 2, 1, ctypes.cast(libc.puts, ctypes.c_void_p))\n"
+        "libc.dprintf(1, b'%2000000d', 1)\nlibc.pause()",
+        "OutputLimit",
+        "1 MB",
+        6,
+        QUIET,
+    ),
+    "lets a child print": Harm(
+        "import subprocess\nsubprocess.run(['yes'])", "OutputLimit", "1 MB", 3, QUIET
+    ),
+    "writes a long file": Harm(
+        "with open('x', 'wb') as f:\n    while True:\n        f.write(bytes(10**5))",
+        "OutputLimit",
+        WROTE,
+        limits=QUIET,
+    ),
+    "writes many files": Harm(
+        "import os\nos.mkdir('x')\nn = 0\nwhile True:\n    n += 1\n    open(f'x/{n}', 'w').close()",
+        "OutputLimit",
+        WROTE,
+        limits=QUIET,
+    ),
+    "writes a file without a name": Harm(
+        "import tempfile\nf = tempfile.TemporaryFile()\nwhile True:\n    f.write(bytes(10**5))",
+        "OutputLimit",
+        WROTE,
+        limits=QUIET,
+    ),
+    "shows without end": Harm(
+        "while True:\n    display('x')", "OutputLimit", "501 figures.* has room for 500", 3
+    ),
+    "opens 10,000 figures": Harm(
+        "import matplotlib.pyplot as plt, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "for _ in range(10_000):\n    plt.figure().add_artist(plt.Line2D([0, 1], [0, 1]))",
+        "OutputLimit",
+        "501 figures",
+        5,
+    ),
+}
+
+NO = "writes only into its working directory.*"
+
+REACHES = {
+    "writes beside its source": Harm(
+        "from pathlib import Path\nPath(__file__).with_name('x').write_text('x')",
+        "PermissionError",
+        NO + "papers/x",
+        3,
+    ),
+    "changes its source": Harm("open(__file__, 'a')", "PermissionError", NO + "bad.py", 2),
+    "removes its source": Harm(
+        "import os\nos.remove(__file__)", "PermissionError", NO + "bad.py", 3
+    ),
+    "moves its source": Harm(
+        "import os\nos.rename(__file__, 'x')", "PermissionError", NO + "bad.py", 3
+    ),
+    "writes through a link": Harm(
+        "import os\nos.symlink(__file__, 'x')\nopen('x', 'w')", "PermissionError", NO, 4
+    ),
+    "writes beside its source in a child": Harm(
+        "import subprocess\nsubprocess.run(['cp', __file__, __file__ + '.py'], check=True)",
+        "CalledProcessError",
+        "cp.*status 1",
+        3,
+    ),
+    "removes its source in a child": Harm(
+        "import subprocess\nsubprocess.run(['rm', '-f', __file__], check=True)",
+        "CalledProcessError",
+        "rm.*status 1",
+        3,
+    ),
+    "truncates its source in C": Harm(
+        "import ctypes\nassert ctypes.CDLL(None).truncate(__file__.encode(), 0) == 0",
+        "AssertionError",
+        "",
+        3,
+    ),
+    "kills its guard": Harm(
+        "import os\nos.kill(os.getppid(), 9)", "PermissionError", "not permitted", 3
+    ),
+    "kills the group of its guard": Harm(
+        "import os\nos.killpg(os.getpgid(os.getppid()), 9)", "PermissionError", "not permitted", 3
+    ),
+}
+
+FINE = {
+    "writes and leaves files": Harm(
+        "import os, tempfile\nopen('x', 'w').close()\nopen(tempfile.mkstemp()[1]).close()\n"
+        "os.mkdir('y')\nos.rename('x', 'y/x')\nos.chmod('y', 0)\nos.chmod('.', 0)"
+    ),
+    "makes deep folders": Harm(
+        "import os\nfor _ in range(1200):\n    os.mkdir('d')\n    os.chdir('d')\n"
+        "os.symlink('/', 'x')\nos.chmod('.', 0)"
+    ),
+    "uses devices": Harm(
+        "import subprocess\nfrom multiprocessing import get_context, shared_memory\n"
+        "subprocess.run('echo > /dev/null', shell=True, check=True)\n"
+        "memory = shared_memory.SharedMemory(create=True, size=2 * 10**6)\nmemory.unlink()\n"
+        "with get_context('fork').Pool(1) as pool:\n    assert pool.map(abs, [-1]) == [1]",
+        limits=QUIET,
+    ),
+    "closes its streams": Harm("import sys\nsys.stdout.close()\nsys.stderr.close()\nprint('x')"),
+    "changes everything": Harm(
+        "import os, random, warnings\nimport matplotlib as mpl, numpy as np, torch\n"
+        "os.chdir('/')\nos.environ['HOME'] = os.environ['LEFT'] = 'x'\nos.umask(0)\n"
+        "torch.manual_seed(1); np.random.seed(1); random.seed(1)\nos.nice(5)\n"
+        "mpl.rcParams['lines.linewidth'] = 9\ntorch.set_default_dtype(torch.float64)\n"
+        "torch.use_deterministic_algorithms(True)\nwarnings.simplefilter('error')"
+    ),
+    "leaves children": Harm(
+        "import os, subprocess, time\n"
+        "subprocess.Popen(['sleep', '99'])\n"
+        "subprocess.Popen(['sleep', '99'], start_new_session=True, cwd='/', env={})\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        "        time.sleep(99)\n"
+        "    os._exit(0)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*ENDS, *LIMITS, *REACHES, *FINE])
+def test_only_its_own_page_is_harmed(
+    name: str, root: Path, place: Path, tmp_path: Path, alone: str
+) -> None:
+    harm = {**ENDS, **LIMITS, **REACHES, **FINE}[name]
+    write(root, bad=demo(harm.code), beside=GOOD, later=GOOD)
+    jobs = [Job(root / "bad.py", root, limits=harm.limits)]
+    jobs += [Job(root / f"{page}.py", root) for page in ("beside", "later")]
+    before = {path.name: path.read_bytes() for path in root.iterdir()}
+    bad, *good = (ran.result for ran in run_all(jobs, store=Store(tmp_path / "store"), workers=2))
+    assert [content(result) for result in good] == [alone, alone]
+    assert {path.name: path.read_bytes() for path in root.iterdir()} == before
+    assert is_clean(place)
+    assert bad.ok == (not harm.reason), bad.error
+    if bad.error:
+        assert (bad.error.type, harm.line) == (harm.reason, harm.line and bad.error.line)
+        assert re.search(harm.says, bad.error.message, re.DOTALL), bad.error.message
+    assert bad.peak_mb < 2500
+
+
+def test_a_crash_inside_a_function_has_its_frames(root: Path) -> None:
+    write(root, page="import ctypes\n\n\ndef f():\n    ctypes.string_at(0)\n" + demo("f()"))
+    error = run_isolated(Job(root / "page.py", root)).error
+    assert error is not None
+    assert error.frames[-2:] == [
+        {"line": 7, "function": "demo", "text": "f()"},
+        {"line": 5, "function": "f", "text": "ctypes.string_at(0)"},
+    ]
+
+
+def test_what_a_demo_raises_itself_is_no_limit(root: Path) -> None:
+    for error in ("MemoryError('mine')", 'RuntimeError("can\'t allocate memory")'):
+        failure = run(root, f"raise {error}").error
+        assert failure is not None
+        assert error.startswith(failure.type)
+
+
+def test_shared_memory_counts_once(root: Path) -> None:
+    """What a demo has, its forked children have as well: three times 200 MB, and yet no 600."""
+    shares = """
+        import os, time
+        x = bytearray(os.urandom(1) * 200 * 2**20)
+        pids = [os.fork() for _ in range(2)]
+        if 0 in pids:
+            time.sleep(99)
+        time.sleep(0.5)
+        print(len(pids))
+    """
+    assert printed(run(root, shares, limits=Limits(memory=500))) == "2"
+
+
+# Children
+
+
+KIN = """
+import os, subprocess, time
+subprocess.Popen(["sleep", "1000"])
+subprocess.Popen(["sleep", "1000"], start_new_session=True, cwd="/", env={{}})
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:  # an orphan in a session of its own
+        time.sleep(1000)
+    os._exit(0)
+open("started", "w").close()
+open({gate!r}).read()  # waits until somebody has written
+{end}
+"""
+
+
+def started(place: Path) -> list[int]:
+    """The guard, the demo and the three that it started, when all of them run."""
+    assert wait_for(lambda: list(place.glob("*/work/started")))
+    server = isolation._server._process
+    assert server is not None
+
+    def running() -> list[int]:
+        return [pid for pid in usage.descendants(server.pid) if is_alive(pid)]
+
+    assert wait_for(lambda: len(running()) == 5)
+    return running()
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return "Z" not in stat.rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("end", ["pass", "time.sleep(1000)", "os._exit(1)", "os.abort()"])
+def test_nothing_stays_behind(root: Path, place: Path, gate: Path, end: str) -> None:
+    limits = Limits(timeout=5 if "sleep" in end else 60)
+    with ThreadPoolExecutor() as threads:
+        ran = threads.submit(run, root, KIN.format(gate=str(gate), end=end), limits=limits)
+        guard, *kin = started(place)
+        gate.write_text("go on")
+        ran.result()
+    assert [pid for pid in kin if is_alive(pid)] == []
+    assert wait_for(lambda: not is_alive(guard))
+    assert is_clean(place)
+
+
+def test_a_guard_that_is_killed_is_a_lost_page(root: Path, place: Path, gate: Path) -> None:
+    with ThreadPoolExecutor() as threads:
+        ran = threads.submit(run, root, KIN.format(gate=str(gate), end="pass"))
+        guard, *kin = started(place)
+        os.kill(guard, signal.SIGKILL)
+        error = ran.result().error
+    assert [pid for pid in kin if is_alive(pid)] == []  # or they might still write
+    assert list(place.glob("marginalia-*")) == []
+    assert error is not None
+    assert (error.type, error.line) == ("Lost", 0)
+    assert printed(run(root, "print('well')")) == "well"
+
+
+def test_a_signal_to_all_reaches_nobody_else(root: Path) -> None:
+    """With a signal that nobody minds."""
+    got: list[int] = []
+    old = signal.signal(signal.SIGURG, lambda number, _: got.append(number))
+    try:
+        run(root, "import os, signal\nos.kill(-1, signal.SIGURG)")
+        run(root, "import os, signal\nos.kill(os.getppid(), signal.SIGURG)")
+    finally:
+        signal.signal(signal.SIGURG, old)
+    assert got == []
+
+
+# The network
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A server on this machine that greets whoever connects."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nhello")
+                    connection.shutdown(socket.SHUT_WR)
+                    connection.recv(1000)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+SOCKET = "import socket; assert socket.create_connection(('127.0.0.1', {port})).recv(99)"
+NETWORK = {
+    "socket": (SOCKET, "PermissionError", "`network: true` in the front matter"),
+    "name": ("import socket\nsocket.getaddrinfo('localhost', 80)", "PermissionError", "network"),
+    "urllib": (
+        "from urllib.request import urlopen\n"
+        "assert urlopen('http://127.0.0.1:{port}').read() == b'hello'",
+        "URLError",
+        "`network: true` in the front matter",
+    ),
+    "child": (
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {SOCKET!r}], check=True)",
+        "CalledProcessError",
+        "status 1",
+    ),
+    "C": (
+        "import ctypes, socket\n"
+        "assert ctypes.CDLL(None).socket(socket.AF_INET, socket.SOCK_STREAM, 0) != -1",
+        "AssertionError",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", NETWORK)
+def test_the_network_is_there_if_a_page_asks_for_it(root: Path, port: int, way: str) -> None:
+    code, kind, says = NETWORK[way]
+    code = code.format(port=port)
+    allowed = run(root, code, network=True)
+    assert allowed.ok, allowed.error
+    refused = run(root, code)
+    assert refused.error is not None
+    assert refused.error.type == kind
+    assert says in refused.error.message
+
+
+def test_sockets_that_stay_on_the_machine_are_no_network(root: Path) -> None:
+    talks = """
+        import asyncio, socket
+        left, right = socket.socketpair()
+        left.send(b"here")
+        assert right.recv(4) == b"here"
+        asyncio.run(asyncio.sleep(0))
+    """
+    result = run(root, talks)
+    assert result.ok, result.error
+
+
+# Less of a kernel
+
+
+CONFINED = """
+import os, socket, sys
+from pathlib import Path
+from marginalia import sandbox
+
+sandbox._landlock = lambda *_: 0  # as on a kernel that has none
+sandbox.confine(Path(sys.argv[1]), network=False)
+parent = os.getppid()
+for kill in (os.kill, os.killpg):
+    for process in (parent, os.getpid()):
+        try:
+            kill(process, 0)
+            print("killed")
+        except PermissionError:
+            print("refused")
+        except ProcessLookupError:
+            print("none")
+"""
+
+
+def test_seccomp_keeps_signals_in_where_landlock_does_not(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CONFINED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["refused", "killed", "refused", "none"]
+
+
+@pytest.mark.parametrize("name", ["allocates one block", "lets a child print", "exits", "crashes"])
+def test_limits_hold_in_a_fresh_interpreter(
+    name: str, root: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation._server, "usable", False)
+    harm = {**ENDS, **LIMITS}[name]
+    error = run(root, harm.code, limits=Limits(timeout=60, memory=1000, output=1)).error
+    assert error is not None
+    assert (error.type, harm.line) == (harm.reason, harm.line and error.line)
+    assert is_clean(place)
+
+
+def test_a_fresh_interpreter_has_no_network(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation._server, "usable", False)
+    error = run(root, "import socket\nsocket.socket()").error
+    assert error is not None
+    assert "network: true" in error.message
+
+
+# A build
+
+
+PIPES: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 300}
+
+
+def paper(front: str, code: str) -> str:
+    return f'"""\n---\n{front}\n---\nA page.\n"""\n\n\n{demo(code)}'
+
+
+def test_a_build_lists_all_that_failed_and_has_the_rest(
+    root: Path, port: int, tmp_path: Path
+) -> None:
+    pages: dict[str, tuple[str, str, str]] = {
+        "asks": ("title: x", SOCKET.format(port=port), r"\b10: PermissionError: .*network: true"),
+        "burns": ("cpu_time: 0.5", "while True:\n    pass", "CpuLimit: .*limit is 0.5 s"),
+        "crashes": ("title: x", ENDS["crashes"].code, r"\b11: Crash: .*SIGSEGV"),
+        "exits": ("title: x", ENDS["exits"].code, "Exit: .*status 3"),
+        "fills": ("memory: 400", LIMITS["allocates much"].code, "MemoryLimit: .*limit is 400 MB"),
+        "floods": ("title: x", LIMITS["lets a child print"].code, "OutputLimit: .*limit is 1 MB"),
+        "good": ("title: x", "print('hello')", ""),
+        "hangs": ("timeout: 0.5", LIMITS["hangs"].code, r"\b11: TimeLimit: .*after 0.5 s"),
+        "talks": ("network: true", SOCKET.format(port=port), ""),
+        "writes": ("title: x", "open(__file__, 'a')", r"\b10: PermissionError: .*writes only"),
+    }
+    for name, (front, code, _) in pages.items():
+        (root / f"{name}.py").write_text(paper(front, code))
+    site = tmp_path / "site"
+    command: list[Any] = [sys.executable, "-m", "marginalia", "build", root, "-o", site]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([*command, "--output", "1"], env=environment, **PIPES)
+    assert done.returncode == 1, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    reasons = {name: reason for name, (_, _, reason) in pages.items() if reason}
+    assert len(said) == len(reasons)
+    for (name, reason), line in zip(sorted(reasons.items()), said, strict=True):
+        assert re.search(rf"{name}\.py.*{reason}", line), line
+    assert {path.parent.name for path in site.glob("*/index.html")} >= set(pages)
+    assert "hello" in (site / "good" / "index.html").read_text("utf-8")
+
+
+def test_a_page_s_own_limit_comes_before_that_of_the_command(root: Path) -> None:
+    (root / "site.py").write_text(paper("title: x", "print('x' * 20_000)"))
+    (root / "own.py").write_text(paper("output: 1", "print('x' * 20_000)"))
+    command = [sys.executable, "-m", "marginalia", "check", str(root), "--output", "0.01"]
+    done = subprocess.run(command, **PIPES)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"^ok +.*own\.py", done.stdout, re.MULTILINE)
+    assert re.search(r"site\.py.*OutputLimit: .* limit is 0\.01 MB", done.stdout)

@@ -1,0 +1,265 @@
+"""What is taken from the last build is what would be made again: warm sites are cold sites."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from click.testing import CliRunner
+from mkdocs.__main__ import cli
+
+CONFIG = """
+site_name: Mine
+theme:
+  name: material
+  font: false
+  custom_dir: theme
+strict: false
+validation: {links: {anchors: warn}}
+nav: [index.md, guide.md, reading-list.md]
+plugins:
+  - search
+  - mkdocstrings: {handlers: {python: {paths: [papers]}}}
+  - marginalia
+"""
+
+FILES = {
+    "mkdocs.yml": CONFIG,
+    "theme/main.html": '{% extends "base.html" %}\n{% block footer %}Mine{% endblock %}\n',
+    "docs/index.md": "# Home\n\nSee [the gate](attention/gate.md#Gate) and [guide](guide.md).\n",
+    "docs/guide.md": "# Guide\n\nA word.\n",
+    "papers/shared.py": '''
+        """What others use."""
+
+        import torch
+
+
+        def double(x: torch.Tensor) -> torch.Tensor:
+            """Twice `x`."""
+            # Adding is cheaper.
+            return x + x
+        ''',
+    "papers/alone.py": "class Tanh2:\n    pass\n",
+    "papers/attention/gate.py": '''
+        """
+        ---
+        title: A gate
+        authors: [Ada]
+        year: 2019
+        arxiv: "1901.00001"
+        compare: [tanh]
+        date: 2026-01-02
+        ---
+
+        Gates, see `Tanh`... (and "tanh").
+        """
+
+        from torch import nn
+
+        from shared import double
+
+
+        class Gate(nn.Module):
+            """One for each channel."""
+
+            def forward(self, x):
+                return double(x).sigmoid()
+
+
+        def demo():
+            import torch
+
+            assert Gate()(torch.zeros(3)).max() == 0.5  # Eq. 1
+        ''',
+    "papers/attention/tanh.py": '''
+        """
+        ---
+        title: Another
+        year: 2020
+        ---
+
+        # Signs
+
+        Keeps the sign, as [Gate][attention.gate.Gate] does not.
+        """
+
+        from attention.gate import Gate
+
+
+        class Tanh(Gate):
+            """Keeps the sign."""
+
+            def forward(self, x):
+                return x.tanh()
+        ''',
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        write(tmp_path / name, text)
+    return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dedent(text).lstrip("\n"), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Built:
+    returncode: int
+    log: str
+
+
+def build(folder: Path, out: str = "site", *options: str, date: int = 1_700_000_000) -> Built:
+    """Build in this process: a site takes longer to import than to make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("NO_MKDOCS_2_WARNING", "1")
+        patch.setenv("SOURCE_DATE_EPOCH", str(date))
+        done = CliRunner().invoke(cli, ["build", "-d", str(folder / out), *options])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Built(done.exit_code, done.output)
+
+
+def content(site: Path) -> dict[str, bytes]:
+    return {p.relative_to(site).as_posix(): p.read_bytes() for p in site.rglob("*") if p.is_file()}
+
+
+def warm_and_cold(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes], str, str]:
+    """The site with what is remembered, the site with nothing but the demos that ran, the logs."""
+    warm = build(folder, "warm")
+    pages = folder / ".cache" / "marginalia" / "pages"
+    pages.rename(folder / "remembered")
+    try:
+        cold = build(folder, "cold")
+    finally:
+        shutil.rmtree(pages)
+        (folder / "remembered").rename(pages)
+    assert warm.returncode == cold.returncode == 0, warm.log + cold.log
+    return content(folder / "warm"), content(folder / "cold"), warm.log, cold.log
+
+
+def complaints(log: str) -> list[str]:
+    return [line for line in log.splitlines() if line.startswith(("WARNING", "ERROR"))]
+
+
+def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return edit
+
+
+def add(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: write(folder / name, text)
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+NOTE = """
+    - id: gates
+      title: On gates
+      kind: paper-full
+      arxiv: "1901.00001"
+      says: ["A gate is half open at zero."]
+"""
+
+EDITS = {
+    "nothing": lambda folder: None,
+    "prose": replace("papers/attention/gate.py", "Gates, see", "Many gates, see"),
+    "title": replace("papers/attention/gate.py", "title: A gate", "title: The gate"),
+    "code": replace("papers/attention/tanh.py", "x.tanh()", "x.tanh() + 0"),
+    "comment in a helper": replace("papers/shared.py", "is cheaper", "costs less"),
+    "docstring in a helper": replace("papers/shared.py", "Twice `x`", "Two times `x`"),
+    "definition moves": replace("papers/shared.py", "def double", "N = 1\n\n\ndef double"),
+    "definition goes": replace("papers/attention/gate.py", "Gate(", "Gate2("),
+    "name elsewhere": add("papers/other.py", "class Tanh:\n    pass\n"),
+    "page goes": remove("papers/alone.py"),
+    "page is a package": add("papers/attention/__init__.py", '"""\n# Attention\n"""\n'),
+    "note": add("papers/attention/notes.yaml", NOTE),
+    "own page": replace("docs/guide.md", "A word", "Two words"),
+    "own page's title": replace("docs/guide.md", "# Guide", "# The guide"),
+    "link that leads nowhere": replace("docs/guide.md", "A word", "[A word](nowhere.md)"),
+    "anchor that is not there": replace("docs/guide.md", "A word", "[A](attention/gate.md#B)"),
+    "site's name": replace("mkdocs.yml", "site_name: Mine", "site_name: Yours"),
+    "navigation": replace("mkdocs.yml", "guide.md, reading", "{Guiding: guide.md}, reading"),
+    "feature": replace("mkdocs.yml", "  font: false", "  font: false\n  features: [toc.follow]"),
+    "extension": replace("mkdocs.yml", "strict:", "markdown_extensions: [smarty]\nstrict:"),
+    "addresses": replace("mkdocs.yml", "strict:", "use_directory_urls: false\nstrict:"),
+    "search": replace("mkdocs.yml", "- search", "- search: {separator: '[-]'}"),
+    "template": replace("theme/main.html", "Mine", "Yours"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_warm_site_is_the_cold_one(folder: Path, edit: str) -> None:
+    """Before the edit and after it, with all that was remembered of the site as it was."""
+    assert build(folder).returncode == 0
+    EDITS[edit](folder)
+    warm, cold, says, said = warm_and_cold(folder)
+    assert warm.keys() == cold.keys()
+    assert [name for name in warm if warm[name] != cold[name]] == []
+    assert complaints(says) == complaints(said)
+    assert (content(folder / "site") == warm) == (edit == "nothing")
+
+
+def test_a_page_that_has_not_changed_is_not_made_again(folder: Path) -> None:
+    """The way to see it: what is remembered is tampered with, and the site shows it."""
+    build(folder)
+    changed = 0
+    for path in (folder / ".cache/marginalia/pages").rglob("*"):
+        if path.is_file() and b"Keeps the sign" in path.read_bytes():
+            changed += 1
+    assert changed > 3  # Markdown, HTML, search entries, the page of the API
+    before = entries(folder)
+    build(folder)
+    assert entries(folder) == before
+    replace("docs/guide.md", "A word", "Two words")(folder)
+    build(folder)
+    assert 1 < len(entries(folder)) - len(before) < 6
+
+
+def entries(folder: Path) -> set[str]:
+    return {path.name for path in (folder / ".cache/marginalia/pages/entries").glob("*/*.json")}
+
+
+@pytest.mark.parametrize("first", ["", "-q", "-v"])
+def test_a_strict_build_fails_each_time(folder: Path, first: str) -> None:
+    link = "[A word](nowhere.md) [and](attention/gate.md#nothing)"
+    replace("docs/guide.md", "A word", link)(folder)
+    build(folder, "site", *filter(None, [first]))
+    for _ in range(2):
+        done = build(folder, "site", "--strict")
+        assert "#nothing" in done.log
+        assert done.returncode == 1
+        assert "nowhere.md" in done.log
+
+
+def test_an_extension_that_reads_files_is_asked_each_time(folder: Path) -> None:
+    write(folder / "piece.txt", "The first.\n")
+    replace("docs/guide.md", "A word.", '--8<-- "piece.txt"')(folder)
+    replace("mkdocs.yml", "strict:", "markdown_extensions: [pymdownx.snippets]\nstrict:")(folder)
+    build(folder)
+    write(folder / "piece.txt", "The second.\n")
+    build(folder)
+    assert b"The second." in content(folder / "site")["guide/index.html"]
+
+
+def test_a_template_that_reads_the_clock_is_asked_each_time(folder: Path) -> None:
+    replace("theme/main.html", "Mine", "{{ build_date_utc }}")(folder)
+    build(folder)
+    assert b"2023-11-14" in content(folder / "site")["guide/index.html"]
+    build(folder, date=1_800_000_000)
+    assert b"2027-01-15" in content(folder / "site")["guide/index.html"]

@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for a GPU must not make forked children lose it
     "COLUMNS": "88",  # the width that libraries print for
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # larger pages of memory: a fork has fewer to copy
 }
 
 # A builder's habits that would change what a demo shows; -O would even drop its asserts.

@@ -263,3 +263,32 @@ def test_a_template_that_reads_the_clock_is_asked_each_time(folder: Path) -> Non
     assert b"2023-11-14" in content(folder / "site")["guide/index.html"]
     build(folder, date=1_800_000_000)
     assert b"2027-01-15" in content(folder / "site")["guide/index.html"]
+
+
+HOOK = """
+from pathlib import Path
+
+
+class Post:
+    def __init__(self, text):
+        self.text = text
+
+    def __str__(self):
+        return "a post"
+
+
+def on_page_context(context, **kwargs):
+    context["posts"] = [Post(Path("post.txt").read_text())]
+"""
+
+
+def test_a_template_that_shows_what_we_do_not_know_is_asked_each_time(folder: Path) -> None:
+    """As a blog's index shows its posts, which are objects of their own."""
+    write(folder / "hook.py", HOOK)
+    write(folder / "post.txt", "The first.\n")
+    replace("mkdocs.yml", "strict:", "hooks: [hook.py]\nstrict:")(folder)
+    replace("theme/main.html", "Mine", "{{ posts[0].text if posts }}")(folder)
+    build(folder)
+    write(folder / "post.txt", "The second.\n")
+    build(folder)
+    assert b"The second." in content(folder / "site")["guide/index.html"]

@@ -16,6 +16,7 @@ import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jinja2
@@ -43,8 +44,11 @@ _READS_FILES = ("pymdownx.b64", "pymdownx.snippets")
 # Settings that no template shows, or that a page's content shows already.
 _ELSEWHERE = (
     *("config_file_path", "site_dir", "dev_addr", "watch", "strict", "validation", "plugins"),
-    *("markdown_extensions", "mdx_configs", "theme"),
+    *("markdown_extensions", "mdx_configs", "theme", "exclude_docs", "draft_docs", "not_in_nav"),
 )
+
+
+log = logging.getLogger("mkdocs.plugins.marginalia")
 
 
 class Reuse:
@@ -65,8 +69,10 @@ class Reuse:
         self._config = config
         self._entries: dict[str, list[dict[str, Any]]] = {}
         self._settings = _plain({k: v for k, v in config.items() if k not in _ELSEWHERE})
-        self._plugins = _plain({k: dict(p.config) for k, p in config.plugins.items()})
+        self._plugins = _plain({k: _options(p) for k, p in config.plugins.items()})
         self._markdown = _markdown_settings(config)
+        if None in (self._settings, self._plugins, self._markdown):
+            log.debug("options hold what cannot be compared, so pages are made again in each build")
 
     # Markdown
 
@@ -208,6 +214,13 @@ _KNOWN = (
 # Keys
 
 
+def _options(plugin: Any) -> Any:
+    """What a plugin is set to; of a hook, which is a module, its source."""
+    if isinstance(plugin, ModuleType):
+        return digest(Path(str(plugin.__file__)).read_bytes())
+    return dict(plugin.config)
+
+
 def _markdown_settings(config: MkDocsConfig) -> Any:
     """The Markdown extensions and their settings, or None if one is not known to be pure."""
     for extension in config.markdown_extensions:
@@ -233,13 +246,15 @@ def _named(value: Any) -> Any:
         return dict(value)
     if isinstance(value, set | frozenset | tuple):
         return sorted(map(repr, value))
-    if isinstance(value, Path):
-        return str(value)
     if inspect.isroutine(value) or isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
-    if (text := str(value)) and " at 0x" not in text:
-        return text
+    if type(value).__module__.partition(".")[0] in _SHOWN_WHOLE:
+        return str(value)
     raise TypeError(f"{type(value)} has no content to compare")
+
+
+# Where types come from whose text shows all of a value: paths, dates, languages.
+_SHOWN_WHOLE = ("babel", "datetime", "pathlib")
 
 
 def _plain_toc(item: AnchorLink) -> dict[str, Any]:

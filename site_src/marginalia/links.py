@@ -524,7 +524,7 @@ _OTHER_PLACE = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
 
 
 def dangling(
-    html_by_url: Mapping[str, str],
+    html_by_url: Mapping[str, str] | Iterable[tuple[str, str]],
     files: Collection[str] | None = None,
     *,
     base: str = "/",
@@ -533,8 +533,9 @@ def dangling(
     """Find the links of a built site that lead nowhere in it.
 
     Args:
-        html_by_url: Every page: path from the site's root -> HTML. A path that ends in "/", and
-            the empty one, is a folder's `index.html`.
+        html_by_url: Every page: path from the site's root -> HTML, or pairs of these, so that not
+            all pages are in memory. A path that ends in "/", and the empty one, is a folder's
+            `index.html`.
         files: The paths of the other files; None to believe every link to one.
         base: The path at which the site is served, for links that start with "/".
         memo: Knows the links of pages that have not changed.
@@ -543,7 +544,8 @@ def dangling(
         The links that name a page, a file or an anchor of this site that is not there, in order of
         pages and of places on them, each once a page. Links to other sites are not looked at.
     """
-    read = {_page_path(url): (url, *_read_once(html, memo)) for url, html in html_by_url.items()}
+    pages = html_by_url.items() if isinstance(html_by_url, Mapping) else html_by_url
+    read = {_page_path(url): (url, *_read_once(html, memo)) for url, html in pages}
     anchors = {path: ids for path, (_, ids, _) in read.items()}
     others = None if files is None else {_page_path(path) for path in files}
     found: list[Dangling] = []

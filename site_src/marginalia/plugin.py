@@ -181,7 +181,7 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
             raise Abort(f"{number} {'page' if number == 1 else 'pages'} failed")
         site = Path(config.site_dir)
         files = {path.relative_to(site).as_posix(): path for path in site.rglob("*.*")}
-        pages = {name: files[name].read_text("utf-8") for name in files if name.endswith(".html")}
+        pages = ((name, files[name].read_text("utf-8")) for name in files if name[-5:] == ".html")
         for link in dangling(pages, files, memo=self._remembered()):
             log.warning("%s", link)
 

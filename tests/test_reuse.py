@@ -38,10 +38,21 @@ FILES = {
         import torch
 
 
+        # ## Twice
+        #
+        # What is needed.
+
+
+        # Two of a kind.
         def double(x: torch.Tensor) -> torch.Tensor:
             """Twice `x`."""
             # Adding is cheaper.
             return x + x
+
+
+        def demo():
+            # Two and two.
+            assert double(torch.ones(2)).sum() == 4
         ''',
     "papers/alone.py": "class Tanh2:\n    pass\n",
     "papers/attention/gate.py": '''
@@ -182,6 +193,13 @@ EDITS = {
     "title": replace("papers/attention/gate.py", "title: A gate", "title: The gate"),
     "code": replace("papers/attention/tanh.py", "x.tanh()", "x.tanh() + 0"),
     "comment in a helper": replace("papers/shared.py", "is cheaper", "costs less"),
+    "prose of a helper": replace("papers/shared.py", "What is needed", "All that is needed"),
+    "prose above a helper": replace("papers/shared.py", "Two of a kind", "A pair"),
+    "prose of a helper's demo": replace("papers/shared.py", "Two and two", "One and one"),
+    "docstring of a helper": replace("papers/shared.py", "What others use", "What all use"),
+    "demo that is imported": replace(
+        "papers/alone.py", "class", "from shared import demo\n\n\nclass"
+    ),
     "docstring in a helper": replace("papers/shared.py", "Twice `x`", "Two times `x`"),
     "definition moves": replace("papers/shared.py", "def double", "N = 1\n\n\ndef double"),
     "definition goes": replace("papers/attention/gate.py", "Gate(", "Gate2("),

@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 from marginalia import __version__
 from marginalia.errors import SourceError
 from marginalia.rows import code_text, is_script
-from marginalia.source import read_source, tree_of
+from marginalia.source import plain_lines, read_source, tree_of
+from marginalia.syntax import end_of, is_text, start_of
 
 FORMAT = 1  # of what is kept under a key
 CAPTURE = "worker"  # the module of ours whose imports are the capture code
@@ -312,16 +313,26 @@ class _Closure:
 
 
 def reached(path: Path, root: Path, view: View) -> list[tuple[str, str]]:
-    """The sources that a page reaches by import, comments and all: where, and their SHA-256.
+    """What a page may show of sources: all of its own, and statements of those that it imports.
 
     Args:
         path: The page's file.
         root: The folder on the import path.
         view: The sources.
+
+    Returns:
+        Where they are, and digests.
     """
     closure = _Closure(_Local((root, path.parent)), view)
     closure.start(path, root)
-    return sorted((place.label, view.content(place.file)) for place in closure.places.values())
+    places = closure.places.values()
+    whole = any(view.facts(place.file).asks for place in places)
+
+    def digest(file: Path) -> str:
+        shown = "" if whole or file == path else view.facts(file).shown
+        return shown or view.content(file)
+
+    return sorted((place.label, digest(place.file)) for place in places)
 
 
 def _trail(folder: Path, parts: tuple[str, ...]) -> list[Path] | None:
@@ -378,11 +389,15 @@ class _Facts:
         code: Digest of its code.
         lines: The lines of the file that the code's lines are.
         imports: What it imports.
+        shown: Digest of what pages that import it may show of it.
+        asks: Whether it may show the demo of another page.
     """
 
     code: str
     lines: tuple[int, ...] = ()
     imports: tuple[_Import, ...] = ()
+    shown: str = ""
+    asks: bool = False
 
 
 class Memory:
@@ -415,9 +430,9 @@ class Memory:
 
     def recall(self, kept: Mapping[str, Any]) -> None:
         """Take over what `to_keep` gave to an earlier build."""
-        for content, (code, lines, imports) in kept.items():
+        for content, (code, lines, imports, *others) in kept.items():
             found = tuple(_Import(n, tuple(module), tuple(names)) for n, module, names in imports)
-            self._facts.setdefault(content, _Facts(code, tuple(lines), found))
+            self._facts.setdefault(content, _Facts(code, tuple(lines), found, *others))
 
     def to_keep(self) -> dict[str, Any] | None:
         """All that was used, for JSON; None if nothing of it is new."""
@@ -425,7 +440,10 @@ class Memory:
             return None
         self._new = False
         return {
-            content: [facts.code, facts.lines, [astuple(item) for item in facts.imports]]
+            content: [
+                *(facts.code, facts.lines, [astuple(item) for item in facts.imports]),
+                *(facts.shown, facts.asks),
+            ]
             for content, facts in self._facts.items()
             if content in self._used
         }
@@ -455,7 +473,31 @@ def _read(text: str, content: str) -> _Facts:
         return _Facts(content)  # its run will say what is wrong with it
     # The marker of a notebook script is no code, yet it decides what runs.
     kind = "script" if is_script(text) else "module"
-    return _Facts(_digest(f"{kind}\n{code}"), numbers, tuple(dict.fromkeys(_imports(tree))))
+    imports = tuple(dict.fromkeys(_imports(tree)))
+    asks = bool(_ASKS.search(text))
+    return _Facts(_digest(f"{kind}\n{code}"), numbers, imports, _shown(tree, text), asks)
+
+
+# A demo that is imported, or reached through its module.
+_ASKS = re.compile(r"\bimport\b.*\bdemo\b|\.demo\b")
+
+
+def _shown(tree: ast.Module, text: str) -> str:
+    """A digest of the statements that others may bring along, with the comments that touch them.
+
+    Other prose is shown on the module's own page only, and so is that of its demo.
+    """
+    lines = plain_lines(text)
+    parts = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "demo":
+            parts.append(ast.unparse(node))
+        elif not is_text(node):
+            first = start_of(node) - 1
+            while first and lines[first - 1].startswith("#"):
+                first -= 1
+            parts.append("\n".join(lines[first : end_of(node)]))
+    return _digest("\n".join(parts))
 
 
 def _imports(tree: ast.Module) -> Iterator[_Import]:

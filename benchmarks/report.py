@@ -59,7 +59,7 @@ def _machine(results: Results) -> str:
         for name in results.names(section)
         for row in results.rows(section, name)
         for cost in row.values()
-        if isinstance(cost, dict)
+        if isinstance(cost, dict) and "load" in cost
     ]
     day = date.fromisoformat(results.data["date"])
     text = f"Measured on {day.day} {day:%B %Y}: {facts['cpu']}, {cores}{memory}, {facts['system']}."
@@ -182,7 +182,7 @@ _SERVE = """
 `mkdocs serve` on {pages} pages: from the last save until a browser that waits for a reload has the
 page with the new text; medians of {edits}. With Marginalia the demo of the edited code runs;
 Material shows the same code as text. MkDocs looks for changed files every half second, which is
-part of both.
+part of its time; Marginalia hears of them from the system.
 
 {table}
 """

@@ -73,7 +73,7 @@ class Results:
         what = " and ".join(changed)
         if resume:
             raise ResultsError(f"{path} has another {what}: measure again, without --resume")
-        kept = path.with_suffix(".old.json")
+        kept = path.with_suffix(f".{round(path.stat().st_mtime)}.json")
         path.replace(kept)
         print(f"The results of another {what} are kept in {kept}")
         return cls(path, {"format": FORMAT, **facts})

@@ -7,9 +7,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from marginalia.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "papers"))
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder for modules."""
+    folder = (tmp_path / "papers").resolve()
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store")
 
 
 @pytest.fixture

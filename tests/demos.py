@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from marginalia.demo import Result
-from marginalia.runner import Job, run_isolated
+from marginalia.runner import Job, Ran, run_isolated
 
 HELLO = "def demo():\n    print('hello')\n"
 
@@ -45,10 +45,14 @@ def content(result: Result) -> str:
     return json.dumps(data)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> bool:
+def statuses(rans: list[Ran]) -> dict[str, str]:
+    return {ran.job.path.stem: ran.status for ran in rans}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> bool:
+    """Wait until something holds; it is an error if that takes too long."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.02)
-    return False
+    return True

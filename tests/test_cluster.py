@@ -8,21 +8,20 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from textwrap import dedent, indent
+from textwrap import dedent
 from typing import Any
 
 import psutil
 import pytest
+from demos import content, demo, printed, statuses, wait_for, write
 from distributed import Client
 from marginalia import cluster, isolation, keys
 from marginalia.assemble import Options, Site, assemble
-from marginalia.demo import Result
 from marginalia.errors import MarginaliaError
 from marginalia.limits import DEFAULTS
 from marginalia.runner import Job, Ran, key, run_all
@@ -30,40 +29,6 @@ from marginalia.store import Store
 
 DASK = str(Path(sys.executable).with_name("dask"))
 HANGS = replace(DEFAULTS, timeout=2.0)
-
-
-def write(root: Path, **pages: str) -> None:
-    for name, text in pages.items():
-        (root / f"{name}.py").write_text(dedent(text).lstrip("\n"), encoding="utf-8")
-
-
-def demo(code: str) -> str:
-    """A module whose demo is `code`; its first line is line 2."""
-    return "def demo():\n" + indent(dedent(code).strip("\n"), "    ") + "\n"
-
-
-def printed(result: Result) -> str:
-    assert result.ok, result.error
-    return "".join(o.data["text/plain"] for o in result.outputs if o.kind == "stdout").strip()
-
-
-def content(result: Result) -> str:
-    """All that a page shows of a result except how long it took and what memory."""
-    data = result.to_json()
-    for name in ("seconds", "peak_mb"):
-        data.pop(name)
-    return json.dumps(data)
-
-
-def statuses(rans: list[Ran]) -> dict[str, str]:
-    return {ran.job.path.stem: ran.status for ran in rans}
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
 
 
 # A cluster, as a user starts one; its processes know nothing of the project
@@ -119,18 +84,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ):
         client.wait_for_workers(2, timeout=60)
         yield found
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = (tmp_path / "papers").resolve()
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def build(address: str, jobs: list[Job], store: Store, **options: Any) -> list[Ran]:

@@ -8,14 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
 import psutil
 import pytest
+from demos import wait_for
 from marginalia.assemble import Options, Site, assemble
 from marginalia.runner import Job, run_all
 from marginalia.store import Store
@@ -194,13 +193,6 @@ def whole(folder: Path) -> None:
     assert entries
     store = Store(folder)
     assert [key for key in entries if store.get(key) is None] == []
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.02)
 
 
 def kin(process: subprocess.Popen[str]) -> list[psutil.Process]:

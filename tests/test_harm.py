@@ -36,13 +36,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     isolation._server.close()
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = (tmp_path / "papers").resolve()
-    folder.mkdir()
-    return folder
-
-
 def processes(place: Path) -> set[int]:
     """Guards, demos and what those started; all of them were born or live in the place."""
     found = set()

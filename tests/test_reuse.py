@@ -217,6 +217,7 @@ EDITS = {
     "extension": replace("mkdocs.yml", "strict:", "markdown_extensions: [smarty]\nstrict:"),
     "addresses": replace("mkdocs.yml", "strict:", "use_directory_urls: false\nstrict:"),
     "search": replace("mkdocs.yml", "- search", "- search: {separator: '[-]'}"),
+    "no mkdocstrings": replace("mkdocs.yml", "ings: {h", "ings: {enabled: false, h"),
     "template": replace("theme/main.html", "Mine", "Yours"),
 }
 

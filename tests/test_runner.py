@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from demos import HELLO, content, demo, printed, run, wait_for, write
+from demos import HELLO, content, demo, printed, run, statuses, wait_for, write
 from marginalia import isolation, preload
 from marginalia.limits import Limits
 from marginalia.runner import Job, Plan, Progress, Ran, key, run_all, run_isolated
@@ -25,28 +25,12 @@ def build(root: Path, store: Store, *names: str, workers: int = 2, **options: An
     return run_all([Job(page, root) for page in pages], store=store, workers=workers, **options)
 
 
-def statuses(rans: list[Ran]) -> dict[str, str]:
-    return {ran.job.path.stem: ran.status for ran in rans}
-
-
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = (tmp_path / "papers").resolve()
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 # What runs again

@@ -142,6 +142,7 @@ def eca_resnet50(
     given = kernels or {}
 
     def gate(c: int) -> nn.Module:
+        """One for `c` channels, as wide as it was given or as Eq. 12 says."""
         return ECA(c, given.get(c))
 
     return resnet(partial(Bottleneck, gate=gate, early=early))

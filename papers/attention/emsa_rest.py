@@ -214,6 +214,7 @@ def multiply_adds(module: nn.Module, x: Tensor) -> int:
     counts = []
 
     def count(layer, _, y):
+        """Every output takes one product for each weight of its row."""
         counts.append(y.numel() * layer.weight[0].numel())
 
     for layer in module.modules():

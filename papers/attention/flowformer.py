@@ -72,8 +72,8 @@ def conserve(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
       \hat O_j = \phi(K_j) \sum_i \frac{\phi(Q_i)^\top}{I_i}$$
     """
 
-    # Nothing here is $n \times m$: the other side enters as one sum.
     def flow(x: Tensor, y: Tensor) -> Tensor:
+        """Nothing here has a size of n times m: the other side enters as one sum."""
         return einsum(x, y.sum(dim=-2), "b h n k, b h k -> b h n")[..., None]
 
     incoming, outgoing = flow(q, k), flow(k, q)

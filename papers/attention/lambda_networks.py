@@ -177,6 +177,7 @@ def kept(block: nn.Module, *inputs: Tensor) -> float:
     sizes = []
 
     def pack(x: Tensor) -> Tensor:
+        """Called with each tensor that is kept."""
         sizes.append(x.nbytes)
         return x
 

@@ -153,6 +153,7 @@ def epsanet50(
         return nn.Sequential(psa, nn.BatchNorm2d(width), nn.ReLU())
 
     def block(c_in: int, c_out: int, stride: int) -> nn.Module:
+        """A bottleneck that looks through the pyramid."""
         return Bottleneck(c_in, c_out, stride, width=wide * c_out // 4, look=look)
 
     return resnet(block)

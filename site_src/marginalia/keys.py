@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from marginalia import __version__
 from marginalia.errors import SourceError
+from marginalia.memo import digest
 from marginalia.rows import code_text, is_script
 from marginalia.source import plain_lines, read_source, tree_of
 from marginalia.syntax import end_of, is_text, start_of
@@ -328,11 +329,11 @@ def reached(path: Path, root: Path, view: View) -> list[tuple[str, str]]:
     places = closure.places.values()
     whole = any(view.facts(place.file).asks for place in places)
 
-    def digest(file: Path) -> str:
+    def seen(file: Path) -> str:
         shown = "" if whole or file == path else view.facts(file).shown
         return shown or view.content(file)
 
-    return sorted((place.label, digest(place.file)) for place in places)
+    return sorted((place.label, seen(place.file)) for place in places)
 
 
 def _trail(folder: Path, parts: tuple[str, ...]) -> list[Path] | None:
@@ -414,19 +415,12 @@ class Memory:
 
     def of(self, text: str) -> _Facts:
         """What is in a source."""
-        content = _digest(text)
+        content = digest(text)
         self._used.add(content)
         if content not in self._facts:
             self._facts[content] = _read(text, content)
             self._new = True
         return self._facts[content]
-
-    def key(self) -> str:
-        """The key to keep a memory under: it is good for one Python and one marginalia."""
-        state = hashlib.sha256(f"{FORMAT} {sys.version}".encode())
-        for file in sorted(Path(__file__).parent.glob("*.py")):
-            state.update(file.read_bytes())
-        return state.hexdigest()
 
     def recall(self, kept: Mapping[str, Any]) -> None:
         """Take over what `to_keep` gave to an earlier build."""
@@ -475,7 +469,7 @@ def _read(text: str, content: str) -> _Facts:
     kind = "script" if is_script(text) else "module"
     imports = tuple(dict.fromkeys(_imports(tree)))
     asks = bool(_ASKS.search(text))
-    return _Facts(_digest(f"{kind}\n{code}"), numbers, imports, _shown(tree, text), asks)
+    return _Facts(digest(f"{kind}\n{code}"), numbers, imports, _shown(tree, text), asks)
 
 
 # A demo that is imported, or reached through its module.
@@ -497,7 +491,7 @@ def _shown(tree: ast.Module, text: str) -> str:
             while first and lines[first - 1].startswith("#"):
                 first -= 1
             parts.append("\n".join(lines[first : end_of(node)]))
-    return _digest("\n".join(parts))
+    return digest("\n".join(parts))
 
 
 def _imports(tree: ast.Module) -> Iterator[_Import]:
@@ -509,10 +503,6 @@ def _imports(tree: ast.Module) -> Iterator[_Import]:
         elif isinstance(node, ast.ImportFrom):
             module = tuple(node.module.split(".")) if node.module else ()
             yield _Import(node.level, module, tuple(alias.name for alias in node.names))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @functools.cache

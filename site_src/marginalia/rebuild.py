@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment
 from mkdocs.commands import build
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.livereload import LiveReloadServer
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.nav import Navigation
@@ -86,6 +87,8 @@ class Rebuild:
             try:
                 if _made(served, self._assemble(served.config)):
                     return
+            except PluginError:
+                pass  # the whole build says it again
             except Exception:  # whatever it is, the whole build shows it or does better
                 log.exception("the pages that changed cannot be built alone")
         self._around = around

@@ -112,10 +112,9 @@ class Reuse:
         plugins: Mapping[str, Any] = self._config.plugins
         for arguments, options in known["anchors"]:
             plugins["autorefs"].register_anchor(page, *arguments, **options)
-        if known["handlers"]:
+        if known["inventory"]:
             handlers = plugins["mkdocstrings"].handlers
-            for name in known["handlers"]:
-                handlers.get_handler(name)
+            handlers.get_handler("python")  # it brings styles
             for item in known["inventory"]:
                 handlers.inventory.register(**item)
 
@@ -244,8 +243,8 @@ def _named(value: Any) -> Any:
     """Settings that are no JSON: functions and types by name, collections by content."""
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, set | frozenset | tuple):
-        return sorted(map(repr, value))
+    if isinstance(value, set | frozenset):
+        return sorted(value)
     if inspect.isroutine(value) or isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     if type(value).__module__.partition(".")[0] in _SHOWN_WHOLE:
@@ -350,8 +349,9 @@ class _Told:
     def __init__(self, page: Page, config: MkDocsConfig) -> None:
         self._page = page
         self._autorefs = config.plugins.get("autorefs")
-        mkdocstrings = config.plugins.get("mkdocstrings")
-        self._handlers = mkdocstrings.handlers if mkdocstrings else None
+        mkdocstrings: Any = config.plugins.get("mkdocstrings")
+        is_on = mkdocstrings and mkdocstrings.config.enabled
+        self._handlers = mkdocstrings.handlers if is_on else None
         self._before = dict(self._handlers.inventory) if self._handlers else {}
         self._anchors: list[Any] = []
 
@@ -379,8 +379,7 @@ class _Told:
         new = [item for name, item in inventory.items() if self._before.get(name) is not item]
         names = ("name", "domain", "role", "uri", "priority", "dispname")
         items = [{name: getattr(item, name) for name in names} for item in new]
-        handlers = ["python"] if items else []
-        return {"anchors": self._anchors, "inventory": items, "handlers": handlers}
+        return {"anchors": self._anchors, "inventory": items}
 
 
 class _Complaints(logging.Handler):

@@ -17,7 +17,7 @@ import live
 import tools
 import verdicts
 from results import LABELS, SCALE_STEPS, STEPS, Results, ResultsError, median
-from tools import OURS
+from tools import OURS, STANDBY
 
 OUT = environment.ROOT / "site_src" / "docs" / "benchmarks.md"
 
@@ -94,6 +94,8 @@ Seconds, medians; less is better.
   the old helper printed. A tool that is quick and stale is not done.
 - **MB**: the most memory of all processes of a build together, shared pages counted once (PSS).
   **site MB**: the size of the built site.
+- **standing by**: the same with the option `standby`: the process that demos are forked from waits
+  for the next build, with about 330 MB that **MB** counts for the cold build only.
 - **complete**: pages with the output of every cell, and the figure.
 - Rounds are interleaved: each runs every tool once, each in another order. Before a tool's first
   round it builds two examples, which is not counted. All have one Python, torch (with one thread)
@@ -106,7 +108,7 @@ def _of_tool(results: Results, tool: tools.Tool) -> list[str]:
     name = tool.name
     ran, stale = (verdicts.of_step(results, name, "helper", key) for key in ("ran", "stale"))
     return [
-        f"**{tool.label}**" if name == OURS else tool.label,
+        f"**{tool.label}**" if name in (OURS, STANDBY) else tool.label,
         *(_number(verdicts.seconds(results, name, step)) for step in STEPS),
         f"{_number(ran, 0)} / {_number(stale, 0)}",
         _number(verdicts.memory(results, name), 0),
@@ -119,7 +121,7 @@ def _of_tool(results: Results, tool: tools.Tool) -> list[str]:
 def _ratios(results: Results) -> str:
     lines = [
         [
-            LABELS[ratio.target.step],
+            str(ratio),
             f"{ratio.target.peers}: {ratio.peer.label}",
             f"{ratio.value:.2f}",
             f"{ratio.target.most:g}",

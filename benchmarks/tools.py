@@ -10,6 +10,7 @@ from pathlib import Path
 import corpus
 
 OURS = "marginalia"
+STANDBY = "marginalia-standby"  # the same with an option that is off by default
 
 # All that build on MkDocs have the same theme, features and Markdown extensions.
 _MKDOCS = """\
@@ -155,9 +156,14 @@ def _markdown_exec(folder: Path, count: int) -> None:
     _mkdocs(folder, "  - markdown-exec\n")
 
 
-def _marginalia(folder: Path, count: int) -> None:
+def _marginalia(folder: Path, count: int, options: str = "") -> None:
     corpus.write_examples(folder / "examples", range(count), corpus.percent, "{}.py")
-    _mkdocs(folder, "  - marginalia: {papers: examples}\n", ours=True)
+    _mkdocs(folder, f"  - marginalia: {{papers: examples{options}}}\n", ours=True)
+
+
+def _standing_by(folder: Path, count: int) -> None:
+    # Long enough for the steps of a round, and over before the next round starts cold.
+    _marginalia(folder, count, ", standby: 20")
 
 
 SPHINX = ("sphinx-build", "-q", "-b", "html")
@@ -224,6 +230,15 @@ TOOLS = (
         OURS,
         "Marginalia",
         _marginalia,
+        MKDOCS,
+        "examples/{}.py",
+        ("marginalia", *_ON_MATERIAL),
+        mkdocs=True,
+    ),
+    Tool(
+        STANDBY,
+        "Marginalia, standing by",
+        _standing_by,
         MKDOCS,
         "examples/{}.py",
         ("marginalia", *_ON_MATERIAL),

@@ -56,3 +56,12 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> bool:
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.02)
     return True
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return "Z" not in stat.rpartition(")")[2].split()[0]

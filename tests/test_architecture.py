@@ -12,8 +12,19 @@ PACKAGE = Path(marginalia.__file__).parent
 # From the bottom up. A module may import those of the layers before its own, and no others.
 LAYERS = [
     ["docstrings", "errors", "external", "limits", "prose", "rewrite", "tensors", "tex"],
-    ["notes", "paper", "scaffold", "source", "store", "trace", "typeset", "usage", "values"],
-    ["collection", "mathml", "memo", "rows", "syntax"],
+    [
+        "notes",
+        "options",
+        "paper",
+        "scaffold",
+        "source",
+        "store",
+        "trace",
+        "typeset",
+        "usage",
+        "values",
+    ],
+    ["collection", "mathml", "memo", "rows", "syntax", "verbatim"],
     ["claims", "keys"],
     ["parcel"],
     ["api", "capture", "catalog", "effects", "links"],
@@ -21,12 +32,13 @@ LAYERS = [
     ["demo"],
     ["notebook", "outputs", "patterns", "preload", "sandbox"],
     ["letters", "reading"],
-    ["page", "worker"],
+    ["page", "standby", "worker"],
     ["companion", "isolation"],
-    ["runner"],
+    ["ahead", "runner"],
     ["cluster", "report", "tally"],
     ["assemble", "progress", "reuse"],
     ["rebuild"],
+    ["building"],
     ["plugin", "standalone"],
     ["cli"],
 ]
@@ -73,7 +85,7 @@ def packages_of(path: Path) -> set[str]:
 
 def test_the_core_knows_no_builder() -> None:
     builders = {"mkdocs", "properdocs", "material"}
-    knowing = ("plugin", "rebuild", "reuse", "standalone")
+    knowing = ("building", "plugin", "rebuild", "reuse", "standalone")
     for path in PACKAGE.glob("*.py"):
         assert path.stem in knowing or not packages_of(path) & builders, path
 

@@ -11,14 +11,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import nbformat
 import pytest
 from lxml import html
-from marginalia.assemble import Options, Site, assemble
+from marginalia.assemble import Site, assemble
 from marginalia.errors import MarginaliaError
 from marginalia.limits import NAMES, Limits
 from marginalia.links import dangling
+from marginalia.options import Options
+from marginalia.page import Prepared
+from marginalia.paper import Paper
 from marginalia.plugin import MarginaliaConfig
 
 GOOD = '''
@@ -322,9 +326,33 @@ def test_a_page_that_cannot_be_rendered_fails_alone(tmp_path: Path) -> None:
     too_deep = (
         "x = " + " + ".join(["1"] * 900) + "\n"
     )  # Python parses it; whoever walks it gives up
-    papers = write(tmp_path / "papers", {"deep.py": too_deep, "good.py": "x = 1\n"})
+    run = f"{too_deep}\n\ndef demo():\n    print(x)\n"
+    files = {"deep.py": too_deep, "deep_and_run.py": run, "good.py": "x = 1\n"}
+    papers = write(tmp_path / "papers", files)
     site = assemble(Options(papers=papers, cache=tmp_path / "cache", workers=1))
-    assert [page.source for page in site.report.failed] == ["deep.py"]
-    assert "RecursionError" in site.report.failed[0].failures[0].message
+    assert [page.source for page in site.report.failed] == ["deep.py", "deep_and_run.py"]
+    for failed in site.report.failed:
+        assert "RecursionError" in failed.failures[-1].message
     assert "RecursionError" in site.pages["deep.md"]
+    assert "RecursionError" in site.pages["deep-and-run.md"]
     assert "mg-rows" in site.pages["good.md"]
+
+
+def test_a_page_is_prepared_once_and_only_if_it_is_made(
+    site_of: SiteOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = []
+
+    class Recorded(Prepared):
+        def __init__(self, paper: Paper, *rest: Any) -> None:
+            prepared.append(paper.module)
+            super().__init__(paper, *rest)
+
+    monkeypatch.setattr("marginalia.page.Prepared", Recorded)
+    files = {"good.py": GOOD, "false.py": FALSE, "still.py": "x = 1\n"}
+    first = site_of(files)
+    assert sorted(prepared) == ["false", "good", "still"]
+    prepared.clear()
+    again = site_of(files)
+    assert prepared == ["false"]  # whose demo failed, and so runs again
+    assert again.pages["good.md"] == first.pages["good.md"]

@@ -21,9 +21,10 @@ import pytest
 from demos import content, demo, printed, statuses, wait_for, write
 from distributed import Client
 from marginalia import cluster, isolation, keys
-from marginalia.assemble import Options, Site, assemble
+from marginalia.assemble import Site, assemble
 from marginalia.errors import MarginaliaError
 from marginalia.limits import DEFAULTS
+from marginalia.options import Options
 from marginalia.runner import Job, Ran, key, run_all
 from marginalia.store import Store
 

@@ -8,7 +8,9 @@ import importlib.util
 import json
 import logging
 import os
+import py_compile
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -202,6 +204,20 @@ def test_dependencies(page: Page, tmp_path: Path) -> None:
     found = page(source).result.dependencies
     assert list(found) == ["bytes.bin", "late.py", "read.txt"]
     assert found["read.txt"] == "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
+
+
+def test_dependencies_that_are_compiled(page: Page, tmp_path: Path) -> None:
+    for name in ("cached", "bare"):
+        (tmp_path / f"{name}.py").write_text("")
+    py_compile.compile(str(tmp_path / "cached.py"))
+    py_compile.compile(str(tmp_path / "bare.py"), str(tmp_path / "bare.pyc"))
+    (tmp_path / "bare.py").unlink()
+    library = importlib.util.find_spec("markupsafe._speedups")
+    assert library is not None
+    assert library.origin
+    shutil.copy(library.origin, tmp_path)
+    found = page("import _speedups\nimport bare, cached", demo="pass").result
+    assert list(found.dependencies) == [Path(library.origin).name, "bare.pyc", "cached.py"]
 
 
 def test_two_processes_give_the_same(page: Page, tmp_path: Path) -> None:
@@ -757,6 +773,21 @@ def test_heavy_figures_become_pictures(page: Page) -> None:
     for output in ran.result.outputs:
         assert "data:image/png;base64" in output.data["image/svg+xml"]
         assert len(output.data["image/svg+xml"]) < 250_000
+
+
+@pytest.mark.parametrize("layout", ["none", "tight", "constrained"])
+def test_a_figure_with_a_layout_is_drawn_once_and_keeps_it(page: Page, layout: str) -> None:
+    demo = f"""
+        figure, axes = plt.subplots(layout={layout!r})
+        axes.set_ylabel("y")
+        engine, canvas, drawn = figure.get_layout_engine(), figure.canvas, []
+        canvas.mpl_connect("draw_event", drawn.append)
+        display(figure)
+        kept = figure.get_layout_engine() is engine and figure.canvas is canvas
+        print(len(drawn), kept, figure.dpi)
+    """
+    shown = page(PLOT, demo=demo).shown()
+    assert ("print(len(drawn), kept, figure.dpi)", "1 True 100.0\n") in shown
 
 
 def test_asking_for_a_module_is_not_importing_it(

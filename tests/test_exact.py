@@ -15,7 +15,8 @@ from textwrap import dedent
 import psutil
 import pytest
 from demos import wait_for
-from marginalia.assemble import Options, Site, assemble
+from marginalia.assemble import Site, assemble
+from marginalia.options import Options
 from marginalia.runner import Job, run_all
 from marginalia.store import Store
 

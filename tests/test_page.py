@@ -15,7 +15,7 @@ from lxml import html
 from marginalia.demo import Result
 from marginalia.errors import SourceError
 from marginalia.links import Index
-from marginalia.page import Context, Extras, Page, error_page, render
+from marginalia.page import Context, Extras, Page, Prepared, error_page, render
 from marginalia.paper import load
 from marginalia.plugin import MarginaliaPlugin
 from marginalia.rows import parse
@@ -553,6 +553,21 @@ def test_shapes_stand_after_their_line(everything: Shown) -> None:
 def test_code_with_inlays_is_still_the_code(everything: Shown) -> None:
     code = "".join(row.code for row in parse(everything.text))
     assert code_of(everything).rstrip("\n") == code.rstrip("\n")
+
+
+def test_a_prepared_page_keeps_nothing_of_a_result(tmp_path: Path) -> None:
+    path = tmp_path / "page.py"
+    path.write_text("def demo():\n    print('shown')\n    assert 1 + 1 == 2\n")
+    text, paper = read_source(path), load(path, tmp_path)
+    rows, result = parse(text, path), run_isolated(Job(path=path, root=tmp_path))
+    context = Context(index=Index(), address=lambda url: f"../{url}", root=tmp_path)
+    prepared = Prepared(paper, text, rows, context)
+    shown = prepared.with_result(result, ran="ran on <Monday>", notice="Of *last* year.")
+    assert "<li>ran on &lt;Monday&gt;</li>" in shown.markdown
+    assert shown.markdown.index("\n\nOf *last* year.\n\n") < shown.markdown.index("mg-rows")
+    assert b'"shown\\n"' in shown.files["page/page.ipynb"]
+    assert prepared.with_result(None) == render(paper, text, rows, None, context)
+    assert prepared.with_result(result) == render(paper, text, rows, result, context)
 
 
 def test_shapes_can_be_switched_off(show: Show) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -248,6 +249,21 @@ def test_a_page_that_has_not_changed_is_not_made_again(folder: Path) -> None:
     replace("docs/guide.md", "A word", "Two words")(folder)
     build(folder)
     assert 1 < len(entries(folder)) - len(before) < 6
+
+
+def test_a_link_may_lead_to_an_anchor_in_code(folder: Path) -> None:
+    """MkDocs knows the anchors of code that it does not convert."""
+    replace("docs/guide.md", "A word", "[A](attention/gate.md#Gate.forward)")(folder)
+    log = build(folder, "site", "--strict").log
+    assert "anchor" not in log
+
+
+def test_code_is_found_as_it_reads(folder: Path) -> None:
+    build(folder)
+    assert b'<span class="k">return</span>' in content(folder / "site")["attention/tanh/index.html"]
+    found = json.loads(content(folder / "site")["search/search_index.json"])["docs"]
+    code = "def forward(self, x):\n        return x.tanh()"
+    assert any(code in entry["text"] for entry in found)
 
 
 def entries(folder: Path) -> set[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from demos import HELLO, content, demo, printed, run, statuses, wait_for, write
+from demos import HELLO, alive, content, demo, printed, run, statuses, wait_for, write
 from marginalia import isolation, preload
 from marginalia.limits import Limits
 from marginalia.runner import Job, Plan, Progress, Ran, key, run_all, run_isolated
@@ -23,14 +23,6 @@ from marginalia.store import Store
 def build(root: Path, store: Store, *names: str, workers: int = 2, **options: Any) -> list[Ran]:
     pages = sorted(root.glob("*.py")) if not names else [root / f"{name}.py" for name in names]
     return run_all([Job(page, root) for page in pages], store=store, workers=workers, **options)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
 
 
 # What runs again
@@ -353,6 +345,16 @@ def test_demos_share_nothing(root: Path) -> None:
     assert printed(run(root, leaves)) == printed(run(root, leaves)) == "False None torch.float32"
 
 
+def test_a_demo_has_the_environment_of_its_builder(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is when the demo starts, though what it is forked from started before."""
+    code = "import os\nprint(os.environ.get('ANSWER'))"
+    assert printed(run(root, code)) == "None"
+    monkeypatch.setenv("ANSWER", "42")
+    assert printed(run(root, code)) == "42"
+
+
 def test_a_builder_and_its_demos_share_nothing(root: Path, tmp_path: Path) -> None:
     """A builder without a main guard is not imported again; its environment is left as it was."""
     says = "import os\nprint(os.environ['OMP_NUM_THREADS'], __debug__, os.environ['MPLBACKEND'])"
@@ -363,10 +365,11 @@ def test_a_builder_and_its_demos_share_nothing(root: Path, tmp_path: Path) -> No
         print("builder")
         import os
         from pathlib import Path
-        from marginalia.runner import Job, prepare, run_isolated
+        from marginalia import isolation
+        from marginalia.runner import Job, run_isolated
 
         before = dict(os.environ)
-        prepare()
+        isolation.prepare()
         root = Path({str(root)!r})
         print(run_isolated(Job(root / "page.py", root)).outputs[0].data["text/plain"])
         print(os.environ == before)

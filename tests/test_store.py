@@ -70,11 +70,21 @@ def test_long_strings_are_kept_once(store: Store) -> None:
     assert not [path for path in files(store.folder) if path.suffix == ".tmp"]
 
 
+def test_an_entry_may_be_one_file(tmp_path: Path) -> None:
+    store = Store(tmp_path / "whole", whole=True)
+    store.put(KEY, ENTRY)
+    [path] = files(store.folder)
+    assert store.get(KEY) == ENTRY
+    path.write_bytes(path.read_bytes().replace(b"x", b"y", 1))
+    assert store.get(KEY) is None
+
+
 DAMAGE = {
     "truncated": lambda data: data[: len(data) // 2],
     "emptied": lambda data: b"",
     "one byte": lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
-    "other json": lambda data: b'{"sha256": "", "body": {"entry": {}, "blobs": []}}',
+    "other json": lambda data: b'{"entry": {}, "blobs": []}',
+    "other checksum": lambda data: b"0" * 64 + b'\n{"entry": {}, "blobs": []}',
     "no json": lambda data: b"\xff\xfe",
     "no object": lambda data: b"[[[]]]",
     "bottomless": lambda data: b"[" * 100_000,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import posixpath
 import re
 import time
@@ -17,63 +16,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from marginalia import api, catalog, cluster, companion, keys, page
+from marginalia import ahead, api, catalog, cluster, companion, keys, page
 from marginalia.catalog import Catalog, Check
 from marginalia.collection import Entry
 from marginalia.demo import Result
 from marginalia.errors import MarginaliaError, SourceError
-from marginalia.limits import DEFAULTS, MB, Limits
+from marginalia.limits import MB
 from marginalia.links import Index
 from marginalia.memo import Memo, digest
+from marginalia.options import Options
 from marginalia.paper import discover, url_of
 from marginalia.reading import Module, read
 from marginalia.report import PageReport, Report, failure_of
 from marginalia.rows import parse
-from marginalia.runner import Job, Progress, Ran, prepare, run_all
+from marginalia.runner import Job, Progress, Ran, run_all
 from marginalia.store import Store
 
 log = logging.getLogger("mkdocs.plugins.marginalia")
 
 _WORD = re.compile(r"\w+")
-_DEMO = re.compile(rb"^(def demo\b|# ?%%)", re.MULTILINE)
 
-CACHE_SIZE = 2000  # MB
-_BUILT = "built"  # a file whose date is that of the last build
 PAGES = "pages"  # the folder of the cache for what is not worth as much as a finished demo
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a site is made from.
-
-    Attributes:
-        papers: The folder of modules, on the import path of their demos.
-        cache: Where finished demos are kept.
-        cache_size: MB of finished demos to keep; those used longest ago go first.
-        workers: Demos at once.
-        scheduler: Address of a Dask scheduler whose workers run the demos; by default this machine
-            runs them.
-        limits: What one demo may use, unless its page says otherwise.
-        shapes: Whether to record shapes.
-        companion: Whether to render the installed companion library.
-        api: Whether to write pages for mkdocstrings.
-        docs: Hand-written pages: guides, and the opening of the home page.
-        site_name: Title of a home page that nobody wrote.
-        directory_urls: Whether `a.md` becomes `a/` (else `a.html`).
-    """
-
-    papers: Path
-    cache: Path
-    workers: int
-    cache_size: int = CACHE_SIZE
-    scheduler: str = ""
-    limits: Limits = DEFAULTS
-    shapes: bool = True
-    companion: bool = False
-    api: bool = False
-    docs: Path | None = None
-    site_name: str = "Annotated papers"
-    directory_urls: bool = True
 
 
 @dataclass(slots=True)
@@ -102,11 +65,6 @@ class Site:
         self.files.update(made.files)
 
 
-def default_workers() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def assemble(
     options: Options,
     *,
@@ -132,29 +90,16 @@ def assemble(
     if not options.papers.is_dir():
         raise MarginaliaError(f"there is no folder of modules at {options.papers}")
     start = time.perf_counter()
-    assembly = _Assembly(options, memo or Memo(Store(options.cache / PAGES)))
+    assembly = _Assembly(options, memo or Memo(Store(options.cache / PAGES, whole=True)))
     with _remembered_sources(assembly.memo):
         assembly.read()
         assembly.run(progress, executor)
         assembly.list_all()
     site = assembly.site
-    (options.cache / _BUILT).touch()
+    ahead.remember(options)
     site.report.pages.sort(key=lambda report: report.source)
     site.report.seconds = time.perf_counter() - start
     return site
-
-
-def foresee(options: Options) -> None:
-    """Start what demos are forked from, if one was saved since the last build.
-
-    That takes as long as all that comes before the first demo. Nothing depends on it.
-    """
-    built = options.cache / _BUILT
-    with suppress(OSError):
-        since = built.stat().st_mtime_ns if built.exists() else 0
-        saved = (p for p in options.papers.rglob("*.py") if p.stat().st_mtime_ns > since)
-        if not options.scheduler and any(_DEMO.search(path.read_bytes()) for path in saved):
-            prepare()
 
 
 class _Assembly:
@@ -170,6 +115,7 @@ class _Assembly:
         self._digests: dict[str, str] = {}
         self.modules: list[Module] = []
         self.results: dict[str, Ran] = {}
+        self._prepared: dict[str, page.Prepared] = {}
         self.library: companion.Companion | None = None
         self.collection = Catalog({}, {}, ())
 
@@ -230,7 +176,12 @@ class _Assembly:
         self._rendered(module)
 
     def _others(self) -> Iterator[None]:
-        """Render what waits for no demo, a page at a time."""
+        """Render what waits for no demo, a page at a time, and prepare the pages that do wait."""
+        for module in self.modules:
+            if module.has_demo and module.paper.module not in self.results:
+                with suppress(Exception):  # which is said once its result is there
+                    self._prepared[module.paper.module] = self._prepare(module)
+                yield
         for module in self.modules:
             if not module.has_demo:
                 self._report(module, None)
@@ -291,13 +242,7 @@ class _Assembly:
     def _paper(self, module: Module) -> None:
         ran = self.results.get(module.paper.module)
         result = ran.result if ran and ran.status != "skipped" else None
-        context = page.Context(
-            index=self.index,
-            address=self._addresses(module.paper.url),
-            root=self.options.papers,
-            ran=_ran(result) if result else "",
-        )
-        extras = self._extras(module)
+        notice = _notice(ran)
         key = self.memo.key(
             "page of a paper",
             module.paper.path.as_posix(),
@@ -305,15 +250,26 @@ class _Assembly:
             self._surroundings(module.paper.url, module.text),
             ran.content if ran else "",
             result is None,
-            extras,
+            notice,
+            self._extras(module),
         )
+        prepared = self._prepared.pop(module.paper.module, None)
 
         def made() -> dict[str, Any]:
-            rows = parse(module.text, module.paper.path)
-            return page.render(module.paper, module.text, rows, result, context, extras).to_json()
+            waiting = prepared or self._prepare(module)
+            when = _ran(result) if result else ""
+            return waiting.with_result(result, ran=when, notice=notice).to_json()
 
         known = page.Page.from_json(self.memo.ask(key, made))
         self.site.add(module.paper.src_uri, known)
+
+    def _prepare(self, module: Module) -> page.Prepared:
+        """The page of a module before its demo has run."""
+        self._reached(module)  # first, or a file saved meanwhile would be taken for what is shown
+        rows = parse(module.text, module.paper.path)
+        address = self._addresses(module.paper.url)
+        context = page.Context(index=self.index, address=address, root=self.options.papers)
+        return page.Prepared(module.paper, module.text, rows, context, self._extras(module))
 
     def _reached(self, module: Module) -> str:
         """A digest of the sources that a page shows pieces of: its own, and those it imports."""
@@ -341,7 +297,6 @@ class _Assembly:
             compare=tuple(
                 (*_near(index.names[name]), change) for name, change in paper.compare.items()
             ),
-            before_rows=_notice(self.results.get(paper.module)),
             after_rows="\n\n".join(filter(None, after)),
             api=api.url_of(paper) if self.options.api else "",
             meta={"tags": list(paper.tags)} if paper.tags else {},

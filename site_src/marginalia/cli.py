@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 import click
 
-from marginalia import __version__, scaffold
-from marginalia.assemble import default_workers
+from marginalia import __version__, isolation, scaffold
 from marginalia.demo import Result
 from marginalia.errors import MarginaliaError
 from marginalia.keys import device_kind
 from marginalia.limits import DEFAULTS, NAMES, Limits
+from marginalia.options import default_workers
 from marginalia.paper import discover, load, url_of
 from marginalia.report import PageReport, Report, failure_of
 from marginalia.rows import parse
@@ -69,28 +69,38 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What every command that runs demos takes; it gets `shapes` and `limits`."""
 
     @functools.wraps(command)
-    def with_limits(**options: Any) -> Any:
+    def with_limits(standby: float, **options: Any) -> Any:
+        isolation.stand_by(standby)
         limits = Limits(**{name: options.pop(name) for name in NAMES})
         return command(limits=limits, **options)
 
-    shapes = click.option("--shapes/--no-shapes", default=True, help="Record the tensors' shapes.")
-    return functools.reduce(lambda done, option: option(done), _LIMITS, shapes(with_limits))
+    return functools.reduce(lambda done, option: option(done), _RUN_OPTIONS, with_limits)
 
 
-_LIMITS = [
+_RUN_OPTIONS = [
     click.option(
-        f"--{name.replace('_', '-')}",
-        type=click.FloatRange(min=0, min_open=True),
-        default=getattr(DEFAULTS, name),
-        show_default=True,
-        help=f"{what} that one demo may use, unless its page says otherwise.",
-    )
-    for name, what in (
-        ("output", "MB of output"),
-        ("memory", "MB of memory"),
-        ("cpu_time", "Seconds of processor time"),
-        ("timeout", "Seconds"),
-    )
+        "--standby",
+        type=click.FloatRange(min=0),
+        default=0,
+        metavar="SECONDS",
+        help="Leave the process that demos are forked from to a call within so many seconds.",
+    ),
+    click.option("--shapes/--no-shapes", default=True, help="Record the tensors' shapes."),
+    *(
+        click.option(
+            f"--{name.replace('_', '-')}",
+            type=click.FloatRange(min=0, min_open=True),
+            default=getattr(DEFAULTS, name),
+            show_default=True,
+            help=f"{what} that one demo may use, unless its page says otherwise.",
+        )
+        for name, what in (
+            ("output", "MB of output"),
+            ("memory", "MB of memory"),
+            ("cpu_time", "Seconds of processor time"),
+            ("timeout", "Seconds"),
+        )
+    ),
 ]
 
 

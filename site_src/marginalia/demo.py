@@ -125,6 +125,10 @@ def has_demo(text: str) -> bool:
         tree = _parsed(text)
     except (SyntaxError, ValueError):
         return False
+    return _shows_something(tree, text)
+
+
+def _shows_something(tree: ast.Module, text: str) -> bool:
     return demo_of(tree) is not None or is_script(text)
 
 
@@ -157,7 +161,7 @@ def run(
         return Result(False, error=_at_place("SyntaxError", error.reason, error.line, ""))
     except (SyntaxError, ValueError, OSError) as error:
         return Result(False, error=_failure(error, str(path), limits))
-    if not has_demo(text):
+    if not _shows_something(tree, text):
         return Result(True)
     return _Run(path, root, text, tree, shapes=shapes, seed=seed, limits=limits).result()
 
@@ -220,6 +224,7 @@ class _Run:
 
     def _prepare(self) -> None:
         """Make the process one for demos."""
+        self._files.watch()
         sys.path.insert(0, str(self._root))
         sys.argv = [str(self._path)]
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115  # the demo's, to the end
@@ -237,7 +242,6 @@ class _Run:
     def _execute(self) -> None:
         """Import the page, then call its demo."""
         code = self._compile()
-        self._files.watch()
         self._capture.line = self._first_line
         module = self._module()
         _set_seeds(self._seed)
@@ -378,25 +382,22 @@ class _Files:
         sys.addaudithook(self._audit)
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
-        if event != "open" or not isinstance(args[0], str | bytes):
+        # Of imports, only those of compiled modules have a file here: the others open theirs
+        name = args[0] if event == "open" else args[1] if event == "import" else None
+        if not isinstance(name, str | bytes):
             return
         with suppress(Exception):  # an error here would be one of the demo
-            name = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100  # called for every file
-            mode, flags = args[1], args[2]
-            writes = bool(flags & (os.O_WRONLY | os.O_RDWR)) if isinstance(flags, int) else False
-            writes = writes or (isinstance(mode, str) and bool(set(mode) & set("wxa+")))
-            (self._written if writes else self._read).add(name)
+            name = os.path.abspath(os.fsdecode(name))  # noqa: PTH100  # called for every file
+            if event == "open" and _writes(*args[1:3]):
+                self._written.add(name)
+            else:
+                self._read.add(_source(name))
 
     def hashes(self, page: Path) -> dict[str, str]:
         """Path relative to the root -> SHA-256, for what the run needed and did not make itself."""
-        imported = {
-            file
-            for name, module in list(sys.modules.items())
-            if name != "__main__" and isinstance(file := getattr(module, "__file__", None), str)
-        }
         found = {}
         inside = str(self._root) + os.sep  # most names are not: a Path for each would take 50 ms
-        named = (n for n in (imported | self._read) - self._written if n.startswith(inside))
+        named = (n for n in self._read - self._written if n.startswith(inside))
         for name in sorted(named):
             local = self._local(Path(name))
             if local and Path(name) != page:
@@ -411,6 +412,21 @@ class _Files:
             return ""
         ours = path.is_relative_to(Path(__file__).parent)
         return "" if ours else path.relative_to(self._root).as_posix()
+
+
+def _writes(mode: object, flags: object) -> bool:
+    """Whether a file is opened to write, by what an audit event says."""
+    if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR):
+        return True
+    return isinstance(mode, str) and bool(set(mode) & set("wxa+"))
+
+
+def _source(name: str) -> str:
+    """The source of a module whose byte code is read; any other file is its own."""
+    if name.endswith(".pyc"):
+        with suppress(ValueError):  # there is only byte code
+            return importlib.util.source_from_cache(name)
+    return name
 
 
 # Failures

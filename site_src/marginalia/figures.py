@@ -221,20 +221,22 @@ def render(figure: Figure, name: str) -> dict[str, str]:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure with as little around it as can be.
+    """The figure with as little around it as can be, drawn once.
 
-    Matplotlib's own `bbox_inches="tight"` draws twice; here what is drawn once is cropped.
+    Matplotlib draws twice for `bbox_inches="tight"`; here what is drawn is cropped.
     """
     import matplotlib
 
     fixed: Any = {key: value for key, value in STYLE.items() if key.startswith("svg.")}
+    # Both are the whole figure, but round the last digits of places in their own way
+    whole = figure.bbox_inches if figure.get_layout_engine() is None else None
     buffer = io.StringIO()
-    with matplotlib.rc_context(fixed):
+    with matplotlib.rc_context(fixed | _AS_IT_IS), _laid_out(figure):
         figure.savefig(
             buffer,
             format="svg",
             dpi=STYLE["savefig.dpi"],
-            bbox_inches=figure.bbox_inches,
+            bbox_inches=whole,
             facecolor="auto",
             metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
         )
@@ -244,9 +246,42 @@ def _svg(figure: Figure) -> str:
     return _BOX.sub(box, buffer.getvalue(), count=1)
 
 
+_AS_IT_IS = {
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
+    "savefig.bbox": None,
+}
 _POINTS = 72  # an inch, in an SVG of Matplotlib
 _PAD = 0.05  # inches
 _BOX = re.compile(r'width="[^"]*" height="[^"]*" viewBox="[^"]*"')
+
+
+@contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """What the layout engine of a figure does, done, and the figure without the engine.
+
+    Matplotlib draws a figure that has one twice, even if it is one that does nothing, as
+    `tight_layout` leaves behind.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    engine, canvas, dpi = figure.get_layout_engine(), figure.canvas, figure.dpi
+    if engine is None:
+        yield
+        return
+    try:
+        figure.set_canvas(FigureCanvasSVG(figure))  # text has the size that it will be drawn in
+        figure.dpi = _POINTS
+        if figure.axes:
+            with suppress(ValueError):  # as in Figure.draw
+                engine.execute(figure)
+        figure.dpi = dpi
+        figure.set_layout_engine(None)
+        yield
+    finally:
+        figure.dpi = dpi
+        figure.set_canvas(canvas)
+        figure.set_layout_engine(engine)
 
 
 def _extent(figure: Figure) -> tuple[float, float, float, float]:

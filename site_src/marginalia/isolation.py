@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marginalia import preload, usage, worker
+from marginalia import preload, standby, usage, worker
 from marginalia.limits import Limits
 
 START_LIMIT = 180.0  # seconds for the server to import torch on a machine that is busy
@@ -98,6 +99,11 @@ def run(job: Mapping[str, Any], stop: Stop) -> Report:
     return _fresh(job, stop)
 
 
+def stand_by(seconds: float) -> None:
+    """Let the server outlive this process, and wait so long for another one to need it."""
+    _server.patience = seconds
+
+
 def prepare() -> None:
     """Start the server, if demos are forked here, without waiting for it."""
     if _server.usable:
@@ -109,53 +115,97 @@ class _NoGuardError(Exception):
 
 
 def _forked(job: Mapping[str, Any], stop: Stop) -> Report:
-    """Run a demo in a child of the server.
+    """Run a demo in a child of a guard.
 
     Raises:
         _NoGuardError: It did not start.
     """
-    with _server.connect() as control, stop.reaches(lambda: _hang_up(control)):
-        guard, scratch = 0, ""
-        with suppress(OSError):  # also a guard that does not report in time
-            control.settimeout(START_LIMIT)
-            control.sendall(json.dumps(job).encode() + b"\n")
-            with control.makefile("rb") as reports:
-                guard, scratch = json.loads(reports.readline() or "[0, null]")
-                control.settimeout(job["limits"]["timeout"] + REPORT_LIMIT)
-                if guard and (line := reports.readline()):
-                    return Report(**json.loads(line), result=reports.read())
-        if guard:
-            with suppress(OSError):
-                os.kill(guard, signal.SIGKILL)  # the demo dies with it
-            worker.discard(Path(scratch))
-            return Report("lost")
+    guard = _server.guard()
+    try:
+        with stop.reaches(guard.hang_up):
+            report = guard.run({**job, "environment": preload.environment(os.environ)})
+    except BaseException:
+        guard.close()
+        raise
+    if report is None:
+        guard.close()
         if stop.called:
             return Report("stop")
         raise _NoGuardError
+    if report.end in ("stop", "lost"):
+        guard.close()
+    else:
+        _server.take_back(guard)
+    return report
 
 
-def _hang_up(control: socket.socket) -> None:
-    """Let a guard see that nobody waits for the demo any more; its report still arrives."""
-    with suppress(OSError):
-        control.shutdown(socket.SHUT_WR)
+class _Guard:
+    """The builder's end of the line to a guard.
+
+    Args:
+        control: A socket that leads to it.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._reports = control.makefile("rb")
+
+    def run(self, job: Mapping[str, Any]) -> Report | None:
+        """Run a demo; None if it did not even start."""
+        process, scratch = 0, ""
+        with suppress(OSError):  # also a guard that does not report in time
+            self._control.settimeout(START_LIMIT)
+            self._control.sendall(json.dumps(job).encode() + b"\n")
+            process, scratch = json.loads(self._reports.readline() or "[0, null]")
+            self._control.settimeout(job["limits"]["timeout"] + REPORT_LIMIT)
+            if process and (line := self._reports.readline()):
+                report, size = json.loads(line)
+                return Report(**report, result=self._reports.read(size))
+        if not process:
+            return None
+        with suppress(OSError):
+            os.kill(process, signal.SIGKILL)  # the demo dies with it
+        worker.discard(Path(scratch))
+        return Report("lost")
+
+    def hang_up(self) -> None:
+        """Let it see that nobody waits for the demo any more; its report still arrives."""
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+
+    def alive(self) -> bool:
+        """Whether it waits for a demo."""
+        return not _hung_up(self._control)
+
+    def close(self) -> None:
+        """Let it end."""
+        self._reports.close()
+        self._control.close()
 
 
 class _Server:
-    """The process that demos are forked from, started when the first one needs it."""
+    """The process that demos are forked from, started when the first one needs it.
+
+    Attributes:
+        usable: Whether there is any.
+        patience: Seconds that it waits for the next builder; if 0, it ends with this one.
+    """
 
     def __init__(self) -> None:
         self.usable = FORKS
+        self.patience = 0.0
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
+        self._idle: list[_Guard] = []
 
     def start(self) -> None:
         """Start the server unless it runs."""
         with self._lock:
             self._running()
 
-    def connect(self) -> socket.socket:
-        """Ask for a guard; the socket leads to it.
+    def guard(self) -> _Guard:
+        """A guard that has no demo: one that had one before, or a new one.
 
         Raises:
             _NoGuardError: The server is gone.
@@ -163,45 +213,96 @@ class _Server:
         with self._lock:
             for _ in range(2):
                 requests = self._running()
+                while self._idle:
+                    if (idle := self._idle.pop()).alive():
+                        return idle
+                    idle.close()
                 ours, theirs = socket.socketpair()
                 with theirs, suppress(OSError):
                     socket.send_fds(requests, [b"."], [theirs.fileno()])
-                    return ours
+                    return _Guard(ours)
                 ours.close()
                 self.close()  # it is dying: wait for its end, and start another
             raise _NoGuardError
 
+    def take_back(self, guard: _Guard) -> None:
+        """Keep a guard for the next demo."""
+        with self._lock:
+            self._idle.append(guard)
+
     def close(self) -> None:
         """End the server; guards end by themselves when their builder does."""
-        if self._requests is not None:
-            self._requests.close()
+        self._let_go()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._requests = self._process = None
+        self._process = None
 
     def forget(self) -> None:
         """Leave the server to the process that this one was forked from."""
-        if self._requests is not None:
-            self._requests.close()
+        self._let_go()
         if self._process is not None:
             self._process.returncode = 0  # not a child of this process, so nothing to wait for
         self.__init__()  # type: ignore[misc]  # the lock may be held by a thread that is not here
 
+    def dismiss(self) -> None:
+        """Let the guards go that have no demo."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _let_go(self) -> None:
+        """Close all lines to it."""
+        self.dismiss()
+        if self._requests is not None:
+            self._requests.close()
+        self._requests = None
+
     def _running(self) -> socket.socket:
-        if self._requests is None or self._process is None or self._process.poll() is not None:
+        if self._requests is None or _hung_up(self._requests):
             self.close()
-            self._requests, theirs = socket.socketpair()
-            with theirs:
-                self._process = subprocess.Popen(
-                    [*COMMAND, "serve", str(theirs.fileno())],
-                    env=preload.environment(os.environ),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,  # an interrupt at the terminal is the builder's
-                )
+            self._requests = self._standing_by() or self._started()
         return self._requests
+
+    def _started(self) -> socket.socket:
+        """A line to a new server, which ends with this process."""
+        requests, theirs = socket.socketpair()
+        with theirs:
+            self._process = _start("serve", theirs)
+        return requests
+
+    def _standing_by(self) -> socket.socket | None:
+        """A line to a server that may outlive this process; None if there is none."""
+        if not self.patience:
+            return None
+        with suppress(OSError):
+            place = standby.address(preload.environment(os.environ))
+            with suppress(OSError):
+                return standby.call(place)
+            with standby.door(place) as door:
+                process = _start("stand-by", door, str(self.patience), stderr=subprocess.DEVNULL)
+                process.returncode = 0  # it is not waited for
+                return standby.call(place)
+        return None
+
+
+def _hung_up(line: socket.socket) -> bool:
+    """Whether the other end is gone, on a line where nothing else is to be heard."""
+    return bool(select.select([line], [], [], 0)[0])
+
+
+def _start(
+    how: str, end: socket.socket, *arguments: str, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a server that has this end of a socket."""
+    return subprocess.Popen(
+        [*COMMAND, how, str(end.fileno()), *arguments],
+        env=preload.environment(os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[end.fileno()],
+        start_new_session=True,  # an interrupt at the terminal is the builder's
+        **options,
+    )
 
 
 _server = _Server()

@@ -77,6 +77,8 @@ class _Record:
     def __init__(self, shapes: Sequence[Shape]) -> None:
         self.labels = [[_OPEN] * len(shape.shape) for shape in shapes]
         self._shapes = shapes
+        self._counts = [Counter(shape.shape) for shape in shapes]
+        self._lettered: set[int] = set()  # shapes with a letter, as a pass over all begins
         self._slots: dict[_Slot, list[int]] = defaultdict(list)
         self._twins: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._in_call: dict[int, set[int]] = defaultdict(set)
@@ -117,6 +119,7 @@ class _Record:
             Whether it found any.
         """
         found = []
+        self._note_lettered()
         for (_, _, axis), members in self._slots.items():
             still = [index for index in members if _is_open(self.labels[index][axis])]
             name = self._only(rule, still, axis)
@@ -141,6 +144,7 @@ class _Record:
         Returns:
             Whether there were any.
         """
+        self._note_lettered()
         doubtful = [
             (members, axis)
             for rule, members, axis, name in self._inferred
@@ -151,6 +155,9 @@ class _Record:
         for members, axis in doubtful:
             self._set(members, axis, _NUMBER)
         return bool(doubtful)
+
+    def _note_lettered(self) -> None:
+        self._lettered = {n for n, label in enumerate(self.labels) if any(map(_is_known, label))}
 
     def _only(self, rule: _Rule, members: Sequence[int], axis: int) -> str:
         """The letter of an axis of some shapes, if it is the only one possible in all runs."""
@@ -187,18 +194,17 @@ class _Record:
         shape = self._shapes[index]
         sizes = Counter(size for size in shape.shape if size > 1)
         others = [
-            (self._shapes[other].shape, self.labels[other])
-            for other in self._in_call[call]
+            other
+            for other in self._in_call[call] & self._lettered
             if _place(self._shapes[other]) != _place(shape)
-            and any(map(_is_known, self.labels[other]))
         ]
-        if not any(sizes <= Counter(other) for other, _ in others):
+        if not any(sizes <= self._counts[other] for other in others):
             return set()
         size = shape.shape[axis]
         names = {
             name if _LETTER.fullmatch(name) else _NUMBER
-            for other, label in others
-            for name, its in zip(label, other, strict=True)
+            for other in others
+            for name, its in zip(self.labels[other], self._shapes[other].shape, strict=True)
             if its == size
         }
         return names | {_NUMBER} if size == 1 else names

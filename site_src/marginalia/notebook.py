@@ -8,7 +8,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,12 @@ _METADATA = {
 
 
 def notebook(text: str, paper: Paper, result: Result | None, root: Path | None = None) -> str:
-    """Turn a module into a notebook that runs from top to bottom.
+    """Turn a module into a notebook with its outputs: see :class:`Notebook`."""
+    return Notebook(text, paper, root).with_outputs(result)
+
+
+class Notebook:
+    """A module as a notebook that runs from top to bottom.
 
     A cell for the title, the docstring's prose, the module as jupytext's light format reads it,
     and one cell for each row of `demo()`, its comment above it as Markdown. A demo that cannot be
@@ -53,28 +58,34 @@ def notebook(text: str, paper: Paper, result: Result | None, root: Path | None =
     Args:
         text: The module's source; a notebook script is read as jupytext reads it.
         paper: What its front matter says.
-        result: What the demo showed; without it the cells have no outputs.
         root: The folder that the imports of local modules start from: what is taken from those
             gets a cell of its own, for a reader has the notebook and not the folder.
-
-    Returns:
-        JSON in nbformat 4.5: the same input gives the same bytes.
 
     Raises:
         SourceError: The source does not parse.
     """
-    code, replaced = borrowed(text, path=paper.path, root=root)
-    cells = _cells(text, paper, code)
-    _bring(cells, code, replaced)
-    if result:
-        _store(cells, result)
-    seen: Counter[tuple[str, str]] = Counter()
-    made = []
-    for cell in cells:
-        seen[cell.kind, cell.source] += 1
-        made.append(cell.made(seen[cell.kind, cell.source]))
-    book = {"nbformat": 4, "nbformat_minor": 5, "metadata": _METADATA, "cells": made}
-    return f"{nbformat.v4.writes(_node(book))}\n"  # type: ignore[no-untyped-call]
+
+    def __init__(self, text: str, paper: Paper, root: Path | None = None) -> None:
+        code, replaced = borrowed(text, path=paper.path, root=root)
+        self._cells = _cells(text, paper, code)
+        _bring(self._cells, code, replaced)
+
+    def with_outputs(self, result: Result | None) -> str:
+        """It as JSON in nbformat 4.5: the same input gives the same bytes.
+
+        Args:
+            result: What the demo showed; without it the cells have no outputs.
+        """
+        cells = [replace(cell, outputs=[]) for cell in self._cells]
+        if result:
+            _store(cells, result)
+        seen: Counter[tuple[str, str]] = Counter()
+        made = []
+        for cell in cells:
+            seen[cell.kind, cell.source] += 1
+            made.append(cell.made(seen[cell.kind, cell.source]))
+        book = {"nbformat": 4, "nbformat_minor": 5, "metadata": _METADATA, "cells": made}
+        return f"{nbformat.v4.writes(_node(book))}\n"  # type: ignore[no-untyped-call]
 
 
 def _bring(cells: list[_Cell], code: str, replaced: Sequence[ast.stmt]) -> None:

@@ -24,7 +24,7 @@ from marginalia.demo import Claim, Result
 from marginalia.errors import SourceError
 from marginalia.letters import letters
 from marginalia.links import Index, Link
-from marginalia.notebook import notebook
+from marginalia.notebook import Notebook
 from marginalia.outputs import claim_html, failure_html, output_html, shapes_html, values
 from marginalia.paper import Paper, page_url
 from marginalia.prose import Headings, sections
@@ -66,14 +66,12 @@ class Context:
         root: The folder on the import path; None for a library that is not run.
         address: The address of a page of the site, seen from this page: from `"topics/x/#y"`.
         snippets: Whether to offer runnable snippets, source and notebook.
-        ran: Where and when the demo ran, in words.
     """
 
     index: Index
     address: Callable[[str], str]
     root: Path | None = None
     snippets: bool = True
-    ran: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ def render(
         context: The site around it.
         extras: What the collection adds.
     """
-    return _Renderer(paper, text, rows, result, context, extras or Extras()).page()
+    return Prepared(paper, text, rows, context, extras).with_result(result)
 
 
 def error_page(title: str, error: SourceError, text: str) -> str:
@@ -136,38 +134,71 @@ def error_page(title: str, error: SourceError, text: str) -> str:
     )
 
 
-class _Renderer:
-    """The parts of one page, from the top to the bottom."""
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """A row as it is whatever the demo shows.
+
+    Attributes:
+        opening: Its start, up to its code.
+        lines: The numbers of its lines of code.
+        tools: The buttons above them.
+    """
+
+    opening: str
+    lines: tuple[int, ...]
+    tools: str
+
+
+class Prepared:
+    """All of a page that can be made before its demo has run, which is most of the work.
+
+    Args:
+        paper: The module, as its front matter has it.
+        text: Its source.
+        rows: Its rows; their prose may have been edited since they were parsed from `text`.
+        context: The site around it.
+        extras: What the collection adds.
+    """
 
     def __init__(
         self,
         paper: Paper,
         text: str,
         rows: Sequence[Row],
-        result: Result | None,
         context: Context,
-        extras: Extras,
+        extras: Extras | None = None,
     ) -> None:
-        self.paper, self.text, self.rows, self.result = paper, text, rows, result
-        self.context, self.extras = context, extras
-        self.files: dict[str, bytes] = {}
-        self.anchors = _anchors(symbols(text, paper.path))
-        self.names = set(chain.from_iterable(self.anchors.values()))
-        taken = {"checked", "mg-failed", *self.names}
-        self.headings = Headings(title=paper.title, taken=taken)
-        self.snippets = _Snippets(paper, text, context)
-        self.claims = result.claims if result else []
-        self.lines = highlighted(text, context.index.links(paper.module, text), self._href)
-        self.after = self._after_lines()
-        self.inlays = self._inlays()
+        self.paper, self.text = paper, text
+        self.context, self.extras = context, extras or Extras()
+        self._anchors = _anchors(symbols(text, paper.path))
+        self._names = set(chain.from_iterable(self._anchors.values()))
+        self._snippets = _Snippets(paper, text, context)
+        self._headings = Headings(title=paper.title, taken={"checked", "mg-failed", *self._names})
+        # In the order of the page, which its headings depend on.
+        self.meta = self._meta()
+        self.head = self._head()
+        self.facts = self._facts()
+        self.summary = self._summary()
+        self.key = self._key()
+        self.rows = [cells for row in rows if row.kind != "front" and (cells := self._cells(row))]
+        self.sections = self._headings.sections
+        links = context.index.links(paper.module, text)
+        self.lines = [
+            self._line(number, line)
+            for number, line in enumerate(highlighted(text, links, self._href), 1)
+        ]
+        self.snippets = self._snippets.data()
+        self.notebook = Notebook(text, paper, context.root) if context.snippets else None
 
-    def page(self) -> Page:
-        above = [self._meta(), self._head(), self._summary(), self._key(), self.extras.before_rows]
-        rows = [self._failure(), self._rows(), self._table(), self.extras.after_rows]
-        parts = [*above, self._contents(), self._switch(), *rows, self.snippets.data()]
-        if self.context.snippets:
-            self._downloads()
-        return Page("\n\n".join(part for part in parts if part) + "\n", self.files)
+    def with_result(self, result: Result | None, *, ran: str = "", notice: str = "") -> Page:
+        """The page.
+
+        Args:
+            result: What its demo showed; None without a demo.
+            ran: Where and when the demo ran, in words.
+            notice: What a reader must know of it, in Markdown.
+        """
+        return _Renderer(self, result, ran, notice).page()
 
     # Above the rows
 
@@ -185,6 +216,16 @@ class _Renderer:
             f'<a href="{escape(self._to(page))}">{escape(title)}</a>'
             for title, page in self.extras.crumbs
         )
+        parts = [
+            f'<p class="mg-crumb">{crumbs}</p>' if crumbs else "",
+            f"# {paper.title}",
+            f'<p class="mg-zh" lang="zh">{escape(paper.zh)}</p>' if paper.zh else "",
+            f'<p class="mg-idea">{escape(paper.idea)}</p>' if paper.idea else "",
+        ]
+        return "\n\n".join(filter(None, parts))
+
+    def _facts(self) -> list[str]:
+        paper = self.paper
         facts = [
             ", ".join(map(escape, paper.authors)),
             " ".join(filter(None, [escape(paper.venue), str(paper.year or "")])),
@@ -195,34 +236,11 @@ class _Renderer:
         ]
         if self.context.snippets:
             stem = paper.module.rsplit(".", 1)[-1]
-            facts.append(f'<a href="{escape(self._beside(f"{stem}.py"))}" download>source</a>')
-            facts.append(f'<a href="{escape(self._beside(f"{stem}.ipynb"))}" download>notebook</a>')
+            facts.append(f'<a href="{escape(self.beside(f"{stem}.py"))}" download>source</a>')
+            facts.append(f'<a href="{escape(self.beside(f"{stem}.ipynb"))}" download>notebook</a>')
         if self.extras.api:
             facts.append(f'<a href="{escape(self.context.address(self.extras.api))}">API</a>')
-        facts += [self._badge(), escape(self.context.ran)]
-        items = "".join(f"<li>{fact}</li>" for fact in facts if fact)
-        return "\n\n".join(
-            filter(
-                None,
-                [
-                    f'<p class="mg-crumb">{crumbs}</p>' if crumbs else "",
-                    f"# {paper.title}",
-                    f'<p class="mg-zh" lang="zh">{escape(paper.zh)}</p>' if paper.zh else "",
-                    f'<p class="mg-idea">{escape(paper.idea)}</p>' if paper.idea else "",
-                    f'<ul class="mg-facts">{items}</ul>' if items else "",
-                ],
-            )
-        )
-
-    def _badge(self) -> str:
-        if self.result is None:
-            return ""
-        if not self.result.ok:
-            return '<a class="mg-badge mg-bad" href="#mg-failed">✗ failed</a>'
-        count = len(self.claims)
-        if not count:
-            return ""
-        return f'<a class="mg-badge" href="#checked">✓ {_count(count, "claim")} checked</a>'
+        return facts
 
     def _summary(self) -> str:
         prose = _LETTERS.sub("", self.paper.summary) if self.paper.letters else self.paper.summary
@@ -230,8 +248,8 @@ class _Renderer:
 
     def _markdown(self, prose: str) -> str:
         """Prose fitted into the page; an anchor of its own for a symbol would stand twice."""
-        prose = _ANCHOR.sub(lambda match: "" if match[1] in self.names else match[0], prose)
-        return sections(self.headings.fit(prose))
+        prose = _ANCHOR.sub(lambda match: "" if match[1] in self._names else match[0], prose)
+        return sections(self._headings.fit(prose))
 
     def _key(self) -> str:
         paper = self.paper
@@ -261,21 +279,108 @@ class _Renderer:
             return [f"{link} {change}".strip() for link, change in near]
         return [" · ".join(link for link, _ in near)]
 
+    # The rows
+
+    def _cells(self, row: Row) -> _Cells | None:
+        prose = self._markdown(row.prose).strip()
+        if not prose and not row.code:
+            return None
+        kind = "wide" if row.kind == "wide" else "pair" if prose else "bare"
+        opening = f'<div class="mg-row mg-{kind}" id="r{row.start}" markdown="1">'
+        if prose:
+            opening += f'\n\n<div class="mg-prose" markdown="1">\n\n{prose}\n\n</div>'
+        if not row.code:
+            return _Cells(opening, (), "")
+        return _Cells(opening, row.code_lines, self._buttons(row))
+
+    def _line(self, number: int, code: str) -> str:
+        """A line of code up to where the shapes of its tensors go."""
+        names = self._anchors.get(number, ())
+        target = "".join(f'<span id="{escape(name)}"></span>' for name in names)
+        return (
+            f'<span class="mg-line" id="L{number}">{target}<a class="mg-ln" href="#L{number}" '
+            f'tabindex="-1" aria-label="Line {number}" data-n="{number}"></a>{code}'
+        )
+
+    def _buttons(self, row: Row) -> str:
+        first, last = row.code_lines[0], row.code_lines[-1]
+        where = f"line {first}" if first == last else f"lines {first} to {last}"
+        link = f'<a class="mg-permalink" href="#r{row.start}" aria-label="Link to {where}">#</a>'
+        copy = f'<button type="button" class="mg-copy" aria-label="Copy {where}">Copy</button>'
+        number = self._snippets.add(row)
+        if number is not None:
+            copy += (
+                f'<button type="button" class="mg-run-copy" data-mg-snippet="{number}" '
+                f'aria-label="Copy runnable: {where} with what they need">Copy runnable</button>'
+            )
+        return f'<div class="mg-tools">{link}{copy}</div>'
+
+    # Addresses and files
+
+    def _href(self, link: Link) -> str:
+        if link.kind == "external":
+            return link.url
+        page, _, anchor = link.url.partition("#")
+        return f"#{anchor}" if page == self.paper.url else self.context.address(link.url)
+
+    def _to(self, source: str) -> str:
+        """The address of a Markdown file of the site, for raw HTML."""
+        return self.context.address(page_url(source))
+
+    def _markdown_link(self, source: str) -> str:
+        return posixpath.relpath(source, posixpath.dirname(self.paper.src_uri) or ".")
+
+    def beside(self, name: str) -> str:
+        """The address of a file beside the page."""
+        return self.context.address(self.paper.url + name)
+
+
+class _Renderer:
+    """A prepared page with what its demo showed, from the top to the bottom."""
+
+    def __init__(self, prepared: Prepared, result: Result | None, ran: str, notice: str) -> None:
+        self.prepared, self.result = prepared, result
+        self.ran, self.notice = ran, notice
+        self.files: dict[str, bytes] = {}
+        self.claims = result.claims if result else []
+        self.after = self._after_lines()
+        self.inlays = self._inlays()
+
+    def page(self) -> Page:
+        prepared, extras = self.prepared, self.prepared.extras
+        top = [prepared.meta, prepared.head, self._facts(), prepared.summary, prepared.key]
+        above = [self.notice, extras.before_rows, self._contents(), self._switch()]
+        rows = [self._failure(), self._rows(), self._table(), extras.after_rows]
+        parts = [*top, *above, *rows, prepared.snippets]
+        if prepared.notebook:
+            self._downloads(prepared.notebook)
+        return Page("\n\n".join(part for part in parts if part) + "\n", self.files)
+
+    # Above the rows
+
+    def _facts(self) -> str:
+        facts = [*self.prepared.facts, self._badge(), escape(self.ran)]
+        items = "".join(f"<li>{fact}</li>" for fact in facts if fact)
+        return f'<ul class="mg-facts">{items}</ul>' if items else ""
+
+    def _badge(self) -> str:
+        if self.result is None:
+            return ""
+        if not self.result.ok:
+            return '<a class="mg-badge mg-bad" href="#mg-failed">✗ failed</a>'
+        count = len(self.claims)
+        if not count:
+            return ""
+        return f'<a class="mg-badge" href="#checked">✓ {_count(count, "claim")} checked</a>'
+
     def _failure(self) -> str:
         if self.result is None or self.result.ok or self.result.error is None:
             return ""
         return f'<div id="mg-failed">{failure_html(self.result.error)}</div>'
 
-    # The rows
-
-    def _rows(self) -> str:
-        shown = [self._row(row) for row in self.rows if row.kind != "front"]
-        body = "\n\n".join(filter(None, shown))
-        return f'<div class="mg-rows" markdown="1">\n\n{body}\n\n</div>'
-
     def _contents(self) -> str:
         """Where the sections of the rows are: two columns leave no room for a sidebar."""
-        found = self.headings.sections + ([("checked", "Checked claims")] if self.claims else [])
+        found = self.prepared.sections + ([("checked", "Checked claims")] if self.claims else [])
         if len(found) < 3:
             return ""
         items = "".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in found)
@@ -289,20 +394,17 @@ class _Renderer:
             'aria-pressed="true">Shapes</button></div>'
         )
 
-    def _row(self, row: Row) -> str:
-        prose = self._markdown(row.prose).strip()
-        if not prose and not row.code:
-            return ""
-        kind = "wide" if row.kind == "wide" else "pair" if prose else "bare"
-        anchor = f' id="r{row.start}"'
-        cells = [f'<div class="mg-row mg-{kind}"{anchor} markdown="1">']
-        if prose:
-            cells.append(f'<div class="mg-prose" markdown="1">\n\n{prose}\n\n</div>')
-        if row.code:
-            cells.append(self._code(row))
-        return "\n\n".join([*cells, "</div>"])
+    # The rows
 
-    def _code(self, row: Row) -> str:
+    def _rows(self) -> str:
+        body = "\n\n".join(map(self._row, self.prepared.rows))
+        return f'<div class="mg-rows" markdown="1">\n\n{body}\n\n</div>'
+
+    def _row(self, cells: _Cells) -> str:
+        code = self._code(cells) if cells.lines else ""
+        return "\n\n".join(filter(None, [cells.opening, code, "</div>"]))
+
+    def _code(self, cells: _Cells) -> str:
         blocks: list[str] = []
         lines: list[str] = []
 
@@ -312,44 +414,23 @@ class _Renderer:
                 blocks.append(f'<pre class="mg-pre" tabindex="0">{code}</pre>')
                 lines.clear()
 
-        for number in row.code_lines:
-            lines.append(self._line(number))
+        for number in cells.lines:
+            lines.append(f"{self.prepared.lines[number - 1]}{self.inlays.get(number, '')}</span>")
             if number in self.after:
                 close()
                 blocks += self.after[number]
         close()
         # A library's code would drown its prose, and ours, in the search.
-        search = "" if self.context.snippets else " data-search-exclude"
-        body = self._buttons(row) + _one_line("".join(blocks))
+        search = "" if self.prepared.context.snippets else " data-search-exclude"
+        body = cells.tools + _one_line("".join(blocks))
         return f'<div class="mg-code"{search}>{body}</div>'
 
-    def _line(self, number: int) -> str:
-        names = self.anchors.get(number, ())
-        target = "".join(f'<span id="{escape(name)}"></span>' for name in names)
-        return (
-            f'<span class="mg-line" id="L{number}">{target}<a class="mg-ln" href="#L{number}" '
-            f'tabindex="-1" aria-label="Line {number}" data-n="{number}"></a>'
-            f"{self.lines[number - 1]}{self.inlays.get(number, '')}</span>"
-        )
-
-    def _buttons(self, row: Row) -> str:
-        first, last = row.code_lines[0], row.code_lines[-1]
-        where = f"line {first}" if first == last else f"lines {first} to {last}"
-        link = f'<a class="mg-permalink" href="#r{row.start}" aria-label="Link to {where}">#</a>'
-        copy = f'<button type="button" class="mg-copy" aria-label="Copy {where}">Copy</button>'
-        number = self.snippets.add(row)
-        if number is not None:
-            copy += (
-                f'<button type="button" class="mg-run-copy" data-mg-snippet="{number}" '
-                f'aria-label="Copy runnable: {where} with what they need">Copy runnable</button>'
-            )
-        return f'<div class="mg-tools">{link}{copy}</div>'
-
     def _inlays(self) -> dict[int, str]:
-        if self.result is None or not self.paper.shapes:
+        prepared = self.prepared
+        if self.result is None or not prepared.paper.shapes:
             return {}
         found = self.result.shapes
-        named = letters(self.text, found, self.paper.letters)
+        named = letters(prepared.text, found, prepared.paper.letters)
         by_line = defaultdict(list)
         for number, shape in enumerate(found):
             by_line[shape.line].append((shape, named.get(number, ())))
@@ -393,35 +474,19 @@ class _Renderer:
             f'<td><a href="#L{claim.line}">{claim.line}</a></td></tr>'
         )
 
-    def _downloads(self) -> None:
-        stem = self.paper.module.rsplit(".", 1)[-1]
-        path = self.paper.path
-        source = path.read_bytes() if path.suffix == ".py" else self.text.encode()
+    # Files
+
+    def _downloads(self, book: Notebook) -> None:
+        paper = self.prepared.paper
+        stem = paper.module.rsplit(".", 1)[-1]
+        is_source = paper.path.suffix == ".py"
+        source = paper.path.read_bytes() if is_source else self.prepared.text.encode()
         self._save(f"{stem}.py", source)
-        made = notebook(self.text, self.paper, self.result, self.context.root)
-        self._save(f"{stem}.ipynb", made.encode())
-
-    # Addresses and files
-
-    def _href(self, link: Link) -> str:
-        if link.kind == "external":
-            return link.url
-        page, _, anchor = link.url.partition("#")
-        return f"#{anchor}" if page == self.paper.url else self.context.address(link.url)
-
-    def _to(self, source: str) -> str:
-        """The address of a Markdown file of the site, for raw HTML."""
-        return self.context.address(page_url(source))
-
-    def _markdown_link(self, source: str) -> str:
-        return posixpath.relpath(source, posixpath.dirname(self.paper.src_uri) or ".")
-
-    def _beside(self, name: str) -> str:
-        return self.context.address(self.paper.url + name)
+        self._save(f"{stem}.ipynb", book.with_outputs(self.result).encode())
 
     def _save(self, name: str, content: bytes) -> str:
-        self.files[self.paper.url + name] = content
-        return self._beside(name)
+        self.files[self.prepared.paper.url + name] = content
+        return self.prepared.beside(name)
 
     def _saver(self, number: int) -> Callable[[str, bytes], str]:
         def save(name: str, content: bytes) -> str:

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 from mkdocs.config import config_options as option
 from mkdocs.config.base import Config, ValidationError
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.exceptions import Abort, PluginError
+from mkdocs.exceptions import PluginError
 from mkdocs.livereload import LiveReloadServer
 from mkdocs.plugins import BasePlugin
-from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.files import Files
 from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
-from marginalia.assemble import CACHE_SIZE, PAGES, Options, Site, assemble, default_workers, foresee
-from marginalia.errors import MarginaliaError
+from marginalia.ahead import foresee
 from marginalia.limits import DEFAULTS, NAMES, Limits
-from marginalia.links import dangling
-from marginalia.memo import Memo
-from marginalia.progress import reporter
-from marginalia.rebuild import Rebuild, Served, watch
-from marginalia.report import Report
-from marginalia.reuse import Reuse
-from marginalia.store import Store
+from marginalia.options import CACHE_SIZE, Options, default_workers
+
+if TYPE_CHECKING:
+    from marginalia.building import Building
+    from marginalia.report import Report
 
 _HERE = Path(__file__).parent
 _ASSETS = "assets/marginalia"
@@ -44,6 +41,7 @@ _EXTENSIONS = (
     "pymdownx.highlight",
     "pymdownx.superfences",
     "marginalia.mathml",
+    "marginalia.verbatim",
 )
 _EXTENSION_SETTINGS: dict[str, dict[str, Any]] = {"toc": {"permalink": True}}
 
@@ -73,16 +71,18 @@ class MarginaliaConfig(Config):
     cpu_time = _Positive((int, float), default=DEFAULTS.cpu_time)
     memory = _Positive((int, float), default=DEFAULTS.memory)
     output = _Positive((int, float), default=DEFAULTS.output)
+    standby = option.Optional(_Positive((int, float)))
     shapes = option.Type(bool, default=True)
     report = option.Optional(option.File())
     api = option.Type(bool, default=True)
     companion = option.Type(bool, default=False)
 
 
-def _generated(config: MkDocsConfig, uri: str, content: str | bytes) -> File:
-    """A file of ours. Pages are found through the indexes: a navigation of all would be no help."""
-    hidden = InclusionLevel.NOT_IN_NAV
-    return File.generated(config, uri, content=content, inclusion=hidden)
+def _assets() -> dict[str, Path]:
+    """Our own files, by where the site has them."""
+    folder = _HERE / "assets"
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {f"{_ASSETS}/{path.relative_to(folder).as_posix()}": path for path in files}
 
 
 class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
@@ -95,14 +95,14 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
 
     def __init__(self) -> None:
         self.keep_going = False
-        self.report = Report()
         self._serving = False
-        self._memo: Memo | None = None
-        self._reuse: Reuse | None = None
-        self._site = Site()
         self._nav: Navigation | None = None
-        self._built: Served | None = None  # all but written
-        self._served: Served | None = None
+        self._of_the_site: Building | None = None
+
+    @property
+    def report(self) -> Report:
+        """What happened to each module in the last build."""
+        return self._building.report
 
     def on_startup(self, *, command: str, dirty: bool) -> None:
         """Know whether a failing page may be shown (`serve`) or must end the build."""
@@ -123,32 +123,17 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
         return config
 
     def on_pre_build(self, *, config: MkDocsConfig) -> None:
-        """Start early what takes long to start."""
+        """Start early what takes long to start: before most of our own modules are imported."""
         foresee(self._options(config))
 
     def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
         """Run the demos and add their pages; a page that the site has itself stays as it is."""
-        self._served = self._built = None
-        self._remove_report()
-        self._site = site = self._assemble(config)
-        self._write_report()
-        self._reuse = Reuse(self._remembered(), config, site.reads)
-        for link in site.dangling:
-            log.debug(
-                "the companion's %s links to %s, which does not exist", link.module, link.target
-            )
-        made: dict[str, str | bytes] = {**site.pages, **site.files}
-        for uri, content in made.items():
-            if files.get_file_from_path(uri) is None:
-                files.append(_generated(config, uri, content))
-        for path in sorted((_HERE / "assets").rglob("*")):
-            if path.is_file():
-                uri = f"{_ASSETS}/{path.relative_to(_HERE / 'assets').as_posix()}"
-                files.append(File.generated(config, uri, abs_src_path=str(path)))
-        if config.nav is None:
-            own = [file.src_uri for file in files.documentation_pages() if not file.generated_by]
-            ours = [item for item in site.nav if not set(item.values()) & set(own)]
-            config.nav = [*sorted(own, key=lambda uri: (uri != "index.md", uri)), *ours]
+        report = Path(self.config.report) if self.config.report and not self._serving else None
+        if report:
+            report.unlink(missing_ok=True)  # an earlier build's is none of this one
+        self._building.add_pages(files, config, self._options(config))
+        if report:
+            self.report.write(report)  # now: the build may be about to fail
         return files
 
     def on_nav(self, nav: Navigation, **_: Any) -> None:
@@ -157,66 +142,31 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
 
     def on_pre_page(self, page: Page, **_: Any) -> Page:
         """Take the HTML of a page that has not changed from the last build."""
-        if self._reuse:
-            self._reuse.markdown(page)
+        self._building.reuse_page(page)
         return page
 
     def on_env(self, env: Environment, *, config: MkDocsConfig, files: Files) -> Environment:
         """The same for the search index and the theme's templates."""
-        if self._reuse and self._nav and self._served is None:
-            self._reuse.search()
-            self._reuse.templates(env, self._nav)
-            self._built = Served(self._site, config, files, self._nav, env, self._reuse)
+        if self._nav:
+            self._building.reuse_rest(env, config, files, self._nav)
         return env
 
     def on_post_build(self, *, config: MkDocsConfig) -> None:
         """Name every module that failed and every link that leads nowhere."""
-        self._served = self._built
-        for failure in self.report.failures():
-            log.error("%s", failure)
-        if self.keep_going:
-            return
-        if self.report.failed:
-            number = len(self.report.failed)
-            raise Abort(f"{number} {'page' if number == 1 else 'pages'} failed")
-        site = Path(config.site_dir)
-        files = {path.relative_to(site).as_posix(): path for path in site.rglob("*.*")}
-        pages = ((name, files[name].read_text("utf-8")) for name in files if name[-5:] == ".html")
-        for link in dangling(pages, files, memo=self._remembered()):
-            log.warning("%s", link)
+        self._building.end(config, self._options(config), keep_going=self.keep_going)
 
     def on_serve(self, server: LiveReloadServer, **_: Any) -> LiveReloadServer:
         """Rebuild when a module is saved, as little as can be."""
-        server.builder = Rebuild(server.builder, lambda: self._served, self._assemble)
-        watch(server, self.config.papers)
+        self._building.serve(server, self.config.papers, self._options)
         return server
 
-    def _assemble(self, config: MkDocsConfig) -> Site:
-        """Run the demos that changed and make the pages, in Markdown."""
-        try:
-            with reporter(log, serving=self._serving) as progress:
-                site = assemble(self._options(config), progress=progress, memo=self._remembered())
-        except MarginaliaError as error:
-            raise PluginError(str(error)) from error
-        self.report = site.report
-        return site
+    @property
+    def _building(self) -> Building:
+        if self._of_the_site is None:
+            from marginalia.building import Building
 
-    def _remove_report(self) -> None:
-        """Leave no report of an earlier build for one of this build."""
-        if self.config.report and not self._serving:
-            Path(self.config.report).unlink(missing_ok=True)
-
-    def _write_report(self) -> None:
-        """Write what happened; also of a build that is about to fail."""
-        if self.config.report and not self._serving:
-            self.report.write(Path(self.config.report))
-
-    def _remembered(self) -> Memo:
-        """What is known of earlier builds; a server has it in memory."""
-        folder = Path(self.config.cache) / PAGES
-        if self._memo is None or self._memo.folder != folder:
-            self._memo = Memo(Store(folder), resident=self._serving)
-        return self._memo
+            self._of_the_site = Building(_assets(), serving=self._serving)
+        return self._of_the_site
 
     def _scheduler(self) -> str:
         """The address of the scheduler that is to be used; empty for none."""
@@ -233,6 +183,7 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
             cache_size=self.config.cache_size,
             workers=self.config.workers or default_workers(),
             scheduler=self._scheduler(),
+            standby=self.config.standby or 0.0,
             limits=Limits(**{name: float(self.config[name]) for name in NAMES}),
             shapes=self.config.shapes,
             companion=self.config.companion,

@@ -13,6 +13,7 @@ import inspect
 import json
 import logging
 import posixpath
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ _PURE = (
     *("md_in_html", "meta", "nl2br", "sane_lists", "smarty", "tables", "toc", "wikilinks"),
     "markdown.extensions.",
     "marginalia.mathml",
+    "marginalia.verbatim",
     "mkdocs_autorefs.",
     "mkdocstrings.",
     "pymdownx.",
@@ -134,7 +136,8 @@ class Reuse:
         known = self._memo.get(key)
         if known is None:
             before = len(entries)
-            add(page)
+            with _plain_code(page):
+                add(page)
             known = {"entries": entries[before:]}
             del entries[before:]
             self._memo.put(key, known)
@@ -201,6 +204,22 @@ class _Template(jinja2.Template):
         if kwargs or context.get("page") is None:
             return render()
         return self.reuse._page(self.around, self.name, context, render)
+
+
+# Our code as it stands on a page, and the tags in it that say nothing to a search.
+_CODE = re.compile(r'(?<=<pre class="mg-pre")[^>]*+>.*?(?=</pre>)', re.DOTALL)
+_LOOKS = re.compile(r"</?(?:span|a|i)\b[^>]*+>")
+
+
+@contextmanager
+def _plain_code(page: Page) -> Iterator[None]:
+    """A page whose code is text, while this lasts: a search index parses every tag to drop it."""
+    content = page.content
+    page.content = _CODE.sub(lambda code: _LOOKS.sub("", code[0]), content or "")
+    try:
+        yield
+    finally:
+        page.content = content
 
 
 # What every page's context has, and is part of a key in other words or of the whole site's.

@@ -171,11 +171,6 @@ class OtherMachineError(MarginaliaError):
     """A machine that is to run a demo has other versions than the one that asks for it."""
 
 
-def prepare() -> None:
-    """Start what demos are forked from, and do not wait for it: the first demo has it then."""
-    isolation.prepare()
-
-
 def _run(job: Job, stop: isolation.Stop) -> Result:
     plain = {
         "path": str(job.path.absolute()),  # the demo has a working directory of its own

@@ -431,6 +431,7 @@ class _Locals:
         self.main = module
         self.choice = choice
         self.left: set[str] = set()  # modules whose import has to stay
+        self._loaded: dict[str, _Module | None] = {}
         self._find()
         while clash := self._clash():
             self.left.add(clash)
@@ -466,9 +467,13 @@ class _Locals:
 
     def load(self, name: str) -> _Module | None:
         """A local module, unless its import has to stay."""
-        path = self.file(name)
-        if path is None or name in self.left or path.resolve() == Path(self.main.path).resolve():
-            return None
+        if name not in self._loaded:
+            path = self.file(name)
+            is_other = path is not None and path.resolve() != Path(self.main.path).resolve()
+            self._loaded[name] = self._read(path) if path and is_other else None
+        return None if name in self.left else self._loaded[name]
+
+    def _read(self, path: Path) -> _Module:
         return _load(read_source(path), str(path), self.main.root)
 
     def file(self, name: str) -> Path | None:

@@ -296,7 +296,7 @@ def symbols(text: str, path: str | Path = "<source>") -> list[Symbol]:
     return list(scan_of(text, path).symbols)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)  # of most sites all modules, which are asked for in turn, step by step
 def _scan_cached(text: str) -> Scan:
     if "\0" in text:
         line, column = _position(text[: text.index("\0")])

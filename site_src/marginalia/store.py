@@ -1,8 +1,9 @@
 """A folder of plain files that keeps JSON by key: never corrupt, safe for concurrent builds.
 
-``entries/ab/<key>.json`` is a manifest with a checksum of itself. Long strings (figures, mostly)
-are taken out of it and kept once each, as ``objects/ab/<SHA-256>``. Every file appears whole or not
-at all, and is checked when it is read: whatever is wrong with it, the entry then just is not there.
+``entries/ab/<key>.json`` is a line with the checksum of the next one, which is JSON. Long strings
+(figures, mostly) are taken out of it and kept once each, as ``objects/ab/<SHA-256>``. Every file
+appears whole or not at all, and is checked when it is read: whatever is wrong with it, the entry
+then just is not there.
 """
 
 from __future__ import annotations
@@ -36,13 +37,15 @@ class Store:
 
     Args:
         folder: Where; made if it is missing.
+        whole: Whether each entry is one file, for strings that no other entry has.
 
     Raises:
         StoreError: The folder cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, whole: bool = False) -> None:
         self.folder = folder
+        self._whole = whole
         self._entries = folder / "entries"
         self._objects = folder / "objects"
         try:
@@ -62,10 +65,7 @@ class Store:
         """
         path = self._entry(key)
         try:
-            manifest = json.loads(path.read_bytes())
-            body = manifest["body"]
-            if manifest["sha256"] != _sha256(_dump(body)):
-                return None
+            body = _checked(path.read_bytes())
             entry: dict[str, Any] = body["entry"]
             for place, digest in body["blobs"]:
                 _set(entry, place, self._blob(digest))
@@ -85,17 +85,22 @@ class Store:
         Raises:
             StoreError: It cannot be written; what the key had is then still there.
         """
-        small, blobs = json.loads(_dump(entry)), []
-        for place, text in list(_long_strings(small, [])):
-            data = text.encode("utf-8", "surrogatepass")
-            digest = _sha256(data)
-            # A blob that is there already is written again: it may be damaged, or about to go.
-            self._write(self._objects / digest[:2] / digest, data)
-            _set(small, place, None)
-            blobs.append([place, digest])
-        body = {"entry": small, "blobs": blobs}
-        manifest = {"sha256": _sha256(_dump(body)), "body": body}
-        self._write(self._entry(key), _dump(manifest))
+        blobs: list[tuple[_Path, str]] = []
+        if not self._whole:
+            entry = json.loads(_dump(entry))  # the caller's stays as it is
+            blobs = [(place, self._keep(text)) for place, text in _long_strings(entry, [])]
+            for place, _ in blobs:
+                _set(entry, place, None)
+        body = _dump({"entry": entry, "blobs": blobs})
+        self._write(self._entry(key), _sha256(body).encode() + b"\n" + body)
+
+    def _keep(self, text: str) -> str:
+        """Keep a long string; returns its digest."""
+        data = text.encode("utf-8", "surrogatepass")
+        digest = _sha256(data)
+        # A blob that is there already is written again: it may be damaged, or about to go.
+        self._write(self._objects / digest[:2] / digest, data)
+        return digest
 
     def size(self) -> int:
         """Bytes of all files."""
@@ -143,7 +148,7 @@ class Store:
     def _names(self, path: Path) -> set[str]:
         """The blobs of a manifest; none if it is damaged."""
         try:
-            return {str(digest) for _, digest in json.loads(path.read_bytes())["body"]["blobs"]}
+            return {str(digest) for _, digest in _checked(path.read_bytes())["blobs"]}
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return set()
 
@@ -166,11 +171,10 @@ class Store:
 
     def _write(self, path: Path, data: bytes) -> None:
         """A file that is whole from the moment it has its name."""
+        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
             try:
-                temporary.write_bytes(data)
+                _write(temporary, data)
                 temporary.replace(path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -181,6 +185,28 @@ class Store:
 
 def _unusable(folder: Path, error: OSError) -> StoreError:
     return StoreError(f"the folder of finished runs, {folder}, cannot be used: {error}")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file, and make its folder if there is none."""
+    try:
+        path.write_bytes(data)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _checked(data: bytes) -> dict[str, Any]:
+    """The JSON of an entry's file.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    checksum, _, body = data.partition(b"\n")
+    if checksum.decode("ascii", "replace") != _sha256(body):
+        raise ValueError("damaged")
+    found: dict[str, Any] = json.loads(body)
+    return found
 
 
 def _dump(value: Any) -> bytes:

@@ -3,10 +3,10 @@
     builder ── server ── guard ── demo ── whatever the demo starts
                            └────────┴─ killed, all of it, before the guard reports
 
-The server is forked from, and ends what a guard that was killed leaves behind. A guard lives for
-one demo: it watches the limits, adopts what the demo leaves behind, and reports over a socket. The
-socket is also its leash: when the builder closes it or dies, the guard ends everything. Messages
-are JSON, never pickles.
+The server is forked from, and ends what a guard that was killed leaves behind. A guard has one demo
+after another: it watches the limits, adopts what the demo leaves behind, and reports over a socket.
+The socket is also its leash: when the builder closes it or dies, the guard ends everything, and
+itself. Messages are JSON, never pickles.
 
 Without fork (or where fork is not safe), the builder starts ``alone`` instead: the demo in a fresh
 interpreter.
@@ -24,7 +24,7 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,9 +44,15 @@ LAST_WORDS = 1.0  # seconds for a demo that is over a limit to write down where 
 
 
 def main() -> None:
-    """``serve FD`` forks a guard for every request on a socket; ``alone`` runs one demo."""
+    """``serve FD`` and ``stand-by FD SECONDS`` fork guards; ``alone`` runs one demo.
+
+    A server has the socket of one builder. One that stands by accepts any number of them on its
+    socket, and ends when none has been there for so many seconds.
+    """
     if sys.argv[1] == "serve":
-        _serve(socket.socket(fileno=int(sys.argv[2])))
+        _serve([socket.socket(fileno=int(sys.argv[2]))])
+    if sys.argv[1] == "stand-by":
+        _serve([], [socket.socket(fileno=int(sys.argv[2]))], float(sys.argv[3]))
     job = json.load(sys.stdin)
     sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115  # the demo's, to the end
     _run(job, Path(job["scratch"]))
@@ -55,8 +61,16 @@ def main() -> None:
 # The server
 
 
-def _serve(requests: socket.socket) -> NoReturn:
-    """Fork a guard for every socket that arrives, until the builder is gone."""
+def _serve(
+    builders: list[socket.socket], doors: Sequence[socket.socket] = (), patience: float = 0.0
+) -> NoReturn:
+    """Fork a guard for every socket that arrives from a builder, until all builders are gone.
+
+    Args:
+        builders: Sockets of builders.
+        doors: Where more of them may come.
+        patience: Seconds to wait for one.
+    """
     preload.warm()
     if preload.os_threads() > 1:
         sys.exit("marginalia: a library started threads, so demos cannot be forked")
@@ -66,27 +80,59 @@ def _serve(requests: socket.socket) -> NoReturn:
     signal.set_wakeup_fd(death, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     guards: dict[int, socket.socket] = {}
-    while True:
-        ready, _, _ = select.select([requests.fileno(), deaths], [], [])
+    while builders or doors:
+        watched: list[Any] = [deaths, *doors, *builders]
+        ready, _, _ = select.select(watched, [], [], None if builders or guards else patience)
+        if not ready:
+            break
         if deaths in ready:
             os.read(deaths, 4096)
             _bury(guards)
-        if requests.fileno() in ready:
-            _, sockets, _, _ = socket.recv_fds(requests, 1, 1)
-            if not sockets:
-                os._exit(0)
-            control = socket.socket(fileno=sockets[0])
-            try:
-                guard = os.fork()
-            except OSError:
-                control.close()
-                continue
-            if guard == 0:
-                signal.set_wakeup_fd(-1)
-                for inherited in (requests, *guards.values()):
-                    inherited.close()
-                _guard(control)
-            guards[guard] = control
+        for builder in [one for one in builders if one in ready]:
+            control = _asked(builder)
+            if control is None:
+                builders.remove(builder)
+                builder.close()
+            else:
+                _fork_guard(control, guards, [*doors, *builders])
+        for door in [one for one in doors if one in ready]:
+            _let_in(door, builders)
+    os._exit(0)
+
+
+def _fork_guard(
+    control: socket.socket, guards: dict[int, socket.socket], others: Sequence[socket.socket]
+) -> None:
+    """Fork a guard and remember its socket; the other sockets are not for it."""
+    try:
+        guard = os.fork()
+    except OSError:
+        control.close()
+        return
+    if guard == 0:
+        signal.set_wakeup_fd(-1)
+        for inherited in (*others, *guards.values()):
+            inherited.close()
+        _guard(control)
+    guards[guard] = control
+
+
+def _asked(builder: socket.socket) -> socket.socket | None:
+    """The socket for a guard that a builder sent; None if the builder is gone."""
+    with suppress(OSError):
+        _, sockets, _, _ = socket.recv_fds(builder, 1, 1)
+        return socket.socket(fileno=sockets[0]) if sockets else None
+    return None
+
+
+def _let_in(door: socket.socket, builders: list[socket.socket]) -> None:
+    """Accept a builder; a demo of ours is none."""
+    line, _ = door.accept()
+    credentials = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)
+    if int.from_bytes(credentials, sys.byteorder) in usage.descendants(os.getpid()):
+        line.close()
+    else:
+        builders.append(line)
 
 
 def _bury(guards: dict[int, socket.socket]) -> None:
@@ -116,35 +162,31 @@ def _bury(guards: dict[int, socket.socket]) -> None:
 
 
 def _guard(control: socket.socket) -> NoReturn:
-    """Run one demo and report; nothing that the demo started is left afterwards."""
+    """Run the demos that a builder asks for, one at a time."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setpgid(0, 0)  # a signal to its group reaches no other guard
         os.dup2(os.open(os.devnull, os.O_RDWR), sys.stderr.fileno())
         _prctl(_SUBREAPER, 1)
-        job = json.loads(_line(control))
-        limits = Limits(**job["limits"])
-        with scratch_folder() as scratch:
-            demo = os.fork()
-            if demo == 0:
-                control.close()
-                _prctl(_PARENT_DEATH, signal.SIGKILL)
-                _run(job, scratch)
-            control.sendall(json.dumps([os.getpid(), str(scratch)]).encode() + b"\n")
-            report = _watch(demo, control, limits, scratch)
-            result = outcome(report, scratch, limits)
-        control.sendall(json.dumps(report).encode() + b"\n" + result)
-        control.shutdown(socket.SHUT_WR)  # that is all: the builder need not wait for our end
+        for line in control.makefile("rb"):
+            _guarded(json.loads(line), control)
     finally:
         os._exit(0)
 
 
-def _line(control: socket.socket) -> bytes:
-    """What the builder sends first."""
-    data = b""
-    while not data.endswith(b"\n"):
-        data += control.recv(1 << 16) or b"\n"
-    return data
+def _guarded(job: Mapping[str, Any], control: socket.socket) -> None:
+    """Run one demo and report; nothing that the demo started is left afterwards."""
+    limits = Limits(**job["limits"])
+    with scratch_folder() as scratch:
+        demo = os.fork()
+        if demo == 0:
+            control.close()
+            _prctl(_PARENT_DEATH, signal.SIGKILL)
+            _run(job, scratch)
+        control.sendall(json.dumps([os.getpid(), str(scratch)]).encode() + b"\n")
+        report = _watch(demo, control, limits, scratch)
+        result = outcome(report, scratch, limits)
+    control.sendall(json.dumps([report, len(result)]).encode() + b"\n" + result)
 
 
 def _watch(demo: int, control: socket.socket, limits: Limits, scratch: Path) -> dict[str, Any]:
@@ -169,6 +211,7 @@ def _watch(demo: int, control: socket.socket, limits: Limits, scratch: Path) -> 
     for kill in (os.killpg, os.kill):  # it is not reaped yet: the number is still its own
         with suppress(OSError):
             kill(demo, signal.SIGKILL)
+    os.close(watched)
     _, status, resources = os.wait4(demo, 0)
     usage.end(os.getpid())
     return {
@@ -248,6 +291,9 @@ def _run(job: Mapping[str, Any], scratch: Path) -> NoReturn:
     """Run a demo in this process, which it may harm as it likes, and leave the result in a file."""
     status = LOST
     try:
+        if "environment" in job:  # the builder's, which may have changed since the server started
+            os.environ.clear()
+            os.environ.update(job["environment"])
         _settle(job, scratch)
         data = json.dumps(_demo(job)).encode()
         (scratch / RESULT).write_bytes(data)

@@ -1,0 +1,148 @@
+"""One site, built by MkDocs once or again and again: what its events do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from jinja2 import Environment
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import Abort, PluginError
+from mkdocs.livereload import LiveReloadServer
+from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.nav import Navigation
+from mkdocs.structure.pages import Page
+
+from marginalia.assemble import PAGES, Site, assemble
+from marginalia.errors import MarginaliaError
+from marginalia.links import dangling
+from marginalia.memo import Memo
+from marginalia.options import Options
+from marginalia.progress import reporter
+from marginalia.rebuild import Rebuild, Served, watch
+from marginalia.report import Report
+from marginalia.reuse import Reuse
+from marginalia.store import Store
+
+log = logging.getLogger("mkdocs.plugins.marginalia")
+
+
+def _generated(config: MkDocsConfig, uri: str, content: str | bytes) -> File:
+    """A file of ours. Pages are found through the indexes: a navigation of all would be no help."""
+    hidden = InclusionLevel.NOT_IN_NAV
+    return File.generated(config, uri, content=content, inclusion=hidden)
+
+
+class Building:
+    """A site while it is built, and what a server knows of it from build to build.
+
+    Args:
+        assets: Our own styles, scripts and fonts, by where the site has them.
+        serving: Whether it is served, which keeps everything in memory.
+
+    Attributes:
+        report: What happened to each module in the last build.
+    """
+
+    def __init__(self, assets: dict[str, Path], *, serving: bool) -> None:
+        self.report = Report()
+        self._assets = assets
+        self._serving = serving
+        self._memo: Memo | None = None
+        self._reuse: Reuse | None = None
+        self._site = Site()
+        self._built: Served | None = None  # all but written
+        self._served: Served | None = None
+
+    def add_pages(self, files: Files, config: MkDocsConfig, options: Options) -> None:
+        """Run the demos and add their pages; a page that the site has itself stays as it is."""
+        self._served = self._built = None
+        self._site = site = self._assembled(options)
+        self._reuse = Reuse(self._remembered(options), config, site.reads)
+        for link in site.dangling:
+            log.debug(
+                "the companion's %s links to %s, which does not exist", link.module, link.target
+            )
+        made: dict[str, str | bytes] = {**site.pages, **site.files}
+        for uri, content in made.items():
+            if files.get_file_from_path(uri) is None:
+                files.append(_generated(config, uri, content))
+        for uri, path in self._assets.items():
+            files.append(File.generated(config, uri, abs_src_path=str(path)))
+        if config.nav is None:
+            own = [file.src_uri for file in files.documentation_pages() if not file.generated_by]
+            ours = [item for item in site.nav if not set(item.values()) & set(own)]
+            config.nav = [*sorted(own, key=lambda uri: (uri != "index.md", uri)), *ours]
+
+    def reuse_page(self, page: Page) -> None:
+        """Take the HTML of a page that has not changed from the last build."""
+        if self._reuse:
+            self._reuse.markdown(page)
+
+    def reuse_rest(
+        self, env: Environment, config: MkDocsConfig, files: Files, nav: Navigation
+    ) -> None:
+        """The same for the search index and the theme's templates."""
+        if self._reuse and self._served is None:
+            self._reuse.search()
+            self._reuse.templates(env, nav)
+            self._built = Served(self._site, config, files, nav, env, self._reuse)
+
+    def end(self, config: MkDocsConfig, options: Options, *, keep_going: bool) -> None:
+        """Name every module that failed and every link that leads nowhere.
+
+        Args:
+            config: That of MkDocs.
+            options: Ours.
+            keep_going: Whether a module that fails leaves the build successful.
+
+        Raises:
+            Abort: A module failed.
+        """
+        self._served = self._built
+        for failure in self.report.failures():
+            log.error("%s", failure)
+        if keep_going:
+            return
+        if self.report.failed:
+            number = len(self.report.failed)
+            raise Abort(f"{number} {'page' if number == 1 else 'pages'} failed")
+        site = Path(config.site_dir)
+        files = {path.relative_to(site).as_posix(): path for path in site.rglob("*.*")}
+        pages = ((name, files[name].read_text("utf-8")) for name in files if name[-5:] == ".html")
+        for link in dangling(pages, files, memo=self._remembered(options)):
+            log.warning("%s", link)
+
+    def serve(
+        self, server: LiveReloadServer, folder: str, options: Callable[[MkDocsConfig], Options]
+    ) -> None:
+        """Rebuild when a module is saved, as little as can be.
+
+        Args:
+            server: The server.
+            folder: That of the modules.
+            options: What the site is made from, as its configuration says now.
+        """
+        again = Rebuild(
+            server.builder, lambda: self._served, lambda config: self._assembled(options(config))
+        )
+        server.builder = again
+        watch(server, folder)
+
+    def _assembled(self, options: Options) -> Site:
+        """Run the demos that changed and make the pages, in Markdown."""
+        try:
+            with reporter(log, serving=self._serving) as progress:
+                site = assemble(options, progress=progress, memo=self._remembered(options))
+        except MarginaliaError as error:
+            raise PluginError(str(error)) from error
+        self.report = site.report
+        return site
+
+    def _remembered(self, options: Options) -> Memo:
+        """What is known of earlier builds; a server has it in memory."""
+        folder = options.cache / PAGES
+        if self._memo is None or self._memo.folder != folder:
+            self._memo = Memo(Store(folder, whole=True), resident=self._serving)
+        return self._memo

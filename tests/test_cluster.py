@@ -299,7 +299,8 @@ def busy(client: Client) -> list[int]:
     for pid in client.run(os.getpid, on_error="ignore").values():
         try:
             servers = psutil.Process(pid).children()
-            found += [pid] if any(server.children() for server in servers) else []
+            guards = [guard for server in servers for guard in server.children()]
+            found += [pid] if any(guard.children() for guard in guards) else []
         except psutil.NoSuchProcess:
             continue
     return found

@@ -226,7 +226,7 @@ def least_error() -> float:
     image, louder = overlay(torch.tensor(SHARES).repeat(25))
     windows = rearrange(unfold(image, 9, padding=4), "b d n -> (b n) d")
     wanted = rearrange(louder, "b 1 h w -> (b h w) 1")
-    best = torch.linalg.lstsq(windows, wanted).solution
+    best = torch.linalg.lstsq(windows, wanted, driver="gels").solution  # of full rank
     return ((windows @ best - wanted).square().mean() / wanted.var()).item()
 
 

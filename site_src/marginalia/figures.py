@@ -427,14 +427,18 @@ def _darkened(svg: str) -> str:
 
 
 def _renamed(svg: str, prefix: str) -> str:
-    """Every ``id`` that something refers to with a prefix; the others gone."""
-    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
+    """Every ``id`` that something refers to as a prefix and a number; the others gone.
+
+    Matplotlib's own are digests of coordinates, which may differ by less than is drawn.
+    """
+    used = dict.fromkeys(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
+    new = {name: f"{prefix}{number}" for number, name in enumerate(used, 1)}
 
     def identify(match: re.Match[str]) -> str:
-        return f' id="{prefix}{match[1]}"' if match[1] in used else ""
+        return f' id="{new[match[1]]}"' if match[1] in new else ""
 
     svg = re.sub(r'\sid="([^"]*)"', identify, svg)
-    return re.sub(r'(url\(|href=")#', rf"\g<1>#{prefix}", svg)
+    return re.sub(r'(url\(|href=")#([^")]+)', lambda match: f"{match[1]}#{new[match[2]]}", svg)
 
 
 # The description

@@ -149,6 +149,13 @@ def age(store: Store, key: str, seconds: float) -> None:
     os.utime(path, (time.time() - seconds,) * 2)
 
 
+def test_what_is_put_after_the_size_was_looked_at_counts(store: Store) -> None:
+    store.put(KEY, {"n": 1})
+    assert store.prune(1000) == 0
+    store.put(OTHER, {"long": "x" * 2000})
+    assert store.prune(1000) > 0
+
+
 def age_objects(store: Store) -> None:
     for path in files(store.folder / "objects"):
         os.utime(path, (time.time() - 2 * GRACE,) * 2)

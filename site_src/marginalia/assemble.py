@@ -320,7 +320,8 @@ class _Assembly:
         for module, _ in documented:
             source = api.source_of(module.paper)
             self.site.pages[source] = api.page(module.paper, module.definitions.symbols.values())
-            self.site.reads[source] = self._reached(module)
+            said = keys.reached(module.paper.path, self.options.papers, self.view, prose=False)
+            self.site.reads[source] = digest(json.dumps(said))
             yield
         if documented:
             listed = [(module.paper, names) for module, names in documented]

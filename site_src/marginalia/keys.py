@@ -313,13 +313,14 @@ class _Closure:
             self._waiting.append(place)
 
 
-def reached(path: Path, root: Path, view: View) -> list[tuple[str, str]]:
+def reached(path: Path, root: Path, view: View, *, prose: bool = True) -> list[tuple[str, str]]:
     """What a page may show of sources: all of its own, and statements of those that it imports.
 
     Args:
         path: The page's file.
         root: The folder on the import path.
         view: The sources.
+        prose: Whether it shows its own prose; otherwise only statements, and no demo.
 
     Returns:
         Where they are, and digests.
@@ -327,11 +328,11 @@ def reached(path: Path, root: Path, view: View) -> list[tuple[str, str]]:
     closure = _Closure(_Local((root, path.parent)), view)
     closure.start(path, root)
     places = closure.places.values()
-    whole = any(view.facts(place.file).asks for place in places)
+    whole = prose and any(view.facts(place.file).asks for place in places)
 
     def seen(file: Path) -> str:
-        shown = "" if whole or file == path else view.facts(file).shown
-        return shown or view.content(file)
+        full = whole or (prose and file == path)
+        return ("" if full else view.facts(file).shown) or view.content(file)
 
     return sorted((place.label, seen(place.file)) for place in places)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
-import json
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from marginalia import external
-from marginalia.memo import Memo, digest
+from marginalia.memo import Memo, digest, plain
 from marginalia.source import Symbol, column_of, plain_lines, symbols, tree_of
 from marginalia.syntax import Scope, Use, bindings, uses
 
@@ -235,7 +233,7 @@ class Index:
                 facts, others = self._about(word)
                 said.append(facts)
                 waiting += others
-        return hashlib.sha256("".join(sorted(said)).encode()).hexdigest()
+        return digest("".join(sorted(said)))
 
     def _about(self, word: str) -> tuple[str, set[str]]:
         """A digest of what the index knows of a last name, and the names that this leads to."""
@@ -250,11 +248,10 @@ class Index:
                 bound = [found for found in module.imports(word) if found]
                 bases = module.bases.get(word, ())
                 if bound or bases:
-                    facts.append([module.name, [astuple(found) for found in bound], bases])
+                    facts.append([module.name, bound, bases])
                     others.update(part for found in bound for part in (*found.source, *found.name))
                     others.update(base[-1] for base in bases)
-            known = hashlib.sha256(json.dumps(facts).encode()).hexdigest() if facts else ""
-            self._said[word] = known, others
+            self._said[word] = digest(plain(facts)) if facts else "", others
         return self._said[word]
 
     @staticmethod

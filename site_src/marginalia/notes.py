@@ -6,6 +6,7 @@ A reader of this module knows no Markdown; `markdown` turns the text of a note i
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def slug(name: str) -> str:
     return re.sub(r"[\W_]+", "-", name.lower()).strip("-")
 
 
-def load_notes(path: Path) -> list[Note]:
+def load_notes(path: Path) -> tuple[Note, ...]:
     """Read the notes of a topic.
 
     Args:
@@ -130,8 +131,13 @@ def load_notes(path: Path) -> list[Note]:
         SourceError: The file is not YAML, or a field is unknown, missing, doubled or wrong.
         OSError: The file cannot be read.
     """
+    return _notes(path, path.read_bytes())
+
+
+@functools.lru_cache(maxsize=64)  # a server reads the same files after every save
+def _notes(path: Path, data: bytes) -> tuple[Note, ...]:
     notes: list[Note] = []
-    for node in _entries(path):
+    for node in _entries(path, data):
         try:
             values, places = _record(node, _NOTE, ("id", "title", "kind"))
             note = Note(**values, topic=slug(path.parent.name), path=path, places=places)
@@ -140,7 +146,7 @@ def load_notes(path: Path) -> list[Note]:
         if any(note.id == other.id for other in notes):
             raise note.wrong("id", "this `id` stands in the file a second time")
         notes.append(note)
-    return notes
+    return tuple(notes)
 
 
 def load_topics(path: Path) -> list[Topic]:
@@ -157,7 +163,7 @@ def load_topics(path: Path) -> list[Topic]:
         OSError: The file cannot be read.
     """
     topics: dict[str, Topic] = {}
-    for node in _entries(path):
+    for node in _entries(path, path.read_bytes()):
         try:
             values, places = _record(node, _TOPIC, ("slug", "title"))
         except _WrongError as error:
@@ -193,10 +199,10 @@ def _place(node: yaml.Node) -> tuple[int, int]:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
-def _entries(path: Path) -> list[yaml.Node]:
+def _entries(path: Path, data: bytes) -> list[yaml.Node]:
     """The nodes of the list that a file holds."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        root = yaml.compose(data.decode("utf-8"), Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = (mark.line + 1, mark.column + 1) if mark else (1, 1)

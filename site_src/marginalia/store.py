@@ -46,6 +46,7 @@ class Store:
     def __init__(self, folder: Path, *, whole: bool = False) -> None:
         self.folder = folder
         self._whole = whole
+        self._size_at_most: int | None = None  # but for what other builds put meanwhile
         self._entries = folder / "entries"
         self._objects = folder / "objects"
         try:
@@ -121,7 +122,12 @@ class Store:
             StoreError: The folder cannot be read.
         """
         try:
-            return self._prune(max_bytes) if self.size() > max_bytes else 0
+            if self._size_at_most is None or self._size_at_most > max_bytes:
+                self._size_at_most = self.size()
+            if self._size_at_most <= max_bytes:
+                return 0
+            self._size_at_most = None
+            return self._prune(max_bytes)
         except OSError as error:
             raise _unusable(self.folder, error) from error
 
@@ -172,6 +178,8 @@ class Store:
     def _write(self, path: Path, data: bytes) -> None:
         """A file that is whole from the moment it has its name."""
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        if self._size_at_most is not None:
+            self._size_at_most += len(data)
         try:
             try:
                 _write(temporary, data)

@@ -258,12 +258,25 @@ def test_a_link_may_lead_to_an_anchor_in_code(folder: Path) -> None:
     assert "anchor" not in log
 
 
+def searched(folder: Path) -> dict[str, str]:
+    """The text of every entry of the search index, by where it leads."""
+    index = json.loads(content(folder / "site")["search/search_index.json"])
+    return {entry["location"]: entry["text"] for entry in index["docs"]}
+
+
 def test_code_is_found_as_it_reads(folder: Path) -> None:
     build(folder)
     assert b'<span class="k">return</span>' in content(folder / "site")["attention/tanh/index.html"]
-    found = json.loads(content(folder / "site")["search/search_index.json"])["docs"]
     code = "def forward(self, x):\n        return x.tanh()"
-    assert any(code in entry["text"] for entry in found)
+    assert any(code in text for text in searched(folder).values())
+
+
+def test_a_section_is_found_with_all_that_stands_in_it(folder: Path) -> None:
+    build(folder)
+    found = searched(folder)
+    parts = ("What is needed.", "Two of a kind.", "Adding is cheaper.", "return x + x")
+    assert [part for part in parts if part not in found["shared/#twice"]] == []
+    assert [text for text in found.values() if "Copy" in text or "Topics ›" in text] == []
 
 
 def entries(folder: Path) -> set[str]:

@@ -136,7 +136,7 @@ class Reuse:
         known = self._memo.get(key)
         if known is None:
             before = len(entries)
-            with _plain_code(page):
+            with _to_be_searched(page):
                 add(page)
             known = {"entries": entries[before:]}
             del entries[before:]
@@ -206,16 +206,29 @@ class _Template(jinja2.Template):
         return self.reuse._page(self.around, self.name, context, render)
 
 
-# Our code as it stands on a page, and the tags in it that say nothing to a search.
+# Code of ours as it stands on a page, and tags in it that say nothing to a search.
 _CODE = re.compile(r'(?<=<pre class="mg-pre")[^>]*+>.*?(?=</pre>)', re.DOTALL)
 _LOOKS = re.compile(r"</?(?:span|a|i)\b[^>]*+>")
+# What is there to be pressed, and shapes, which belong to a run.
+_CONTROLS = re.compile(
+    r'<(button|div|nav|p)\b[^>]*?\bclass="mg-(?:crumb|shape|shapes-toggle|toc|tools)".*?</\1>',
+    re.DOTALL,
+)
+# A search index ends a section with the element that its heading stands in. What these begin ends
+# at the top, where an end without a beginning is none.
+_ROWS = re.compile(r'<div class="mg-(?:rows|row[^">]*|prose)"[^>]*>')
 
 
 @contextmanager
-def _plain_code(page: Page) -> Iterator[None]:
-    """A page whose code is text, while this lasts: a search index parses every tag to drop it."""
-    content = page.content
-    page.content = _CODE.sub(lambda code: _LOOKS.sub("", code[0]), content or "")
+def _to_be_searched(page: Page) -> Iterator[None]:
+    """A page as a search index should see it, while this lasts: its sections whole, code as text.
+
+    An index parses every tag to drop it.
+    """
+    content = page.content or ""
+    if 'class="mg-' in content:
+        text = _ROWS.sub("", _CONTROLS.sub("", content))
+        page.content = _CODE.sub(lambda code: _LOOKS.sub("", code[0]), text)
     try:
         yield
     finally:

@@ -70,12 +70,15 @@ def _machine(results: Results) -> str:
 
 
 def _builds(results: Results) -> str:
-    heads = ["", "cold", "no change", "one page", "helper", "ran / stale"]
-    heads += ["MB", "site MB", "complete", "rounds"]
-    table = _table(heads, [_of_tool(results, tool) for tool in verdicts.measured(results)])
-    count = results.data["builds"]["settings"]["examples"]
-    opening = _BUILDS.format(count=count, table=table).rstrip("\n")
-    return opening + _failed(results, "builds")
+    heads = ["", "cold", "no change", "one page", "helper", "ran / stale", "MB", "site MB"]
+    measured = verdicts.measured(results)
+    parts = {
+        "count": results.data["builds"]["settings"]["examples"],
+        "table": _table(heads, [_of_tool(results, tool) for tool in measured]),
+        "rounds": _rounds(results, measured),
+        "complete": _complete(results, measured),
+    }
+    return _BUILDS.format(**parts).rstrip("\n") + _failed(results, "builds")
 
 
 _BUILDS = """
@@ -83,7 +86,7 @@ _BUILDS = """
 
 Each has five cells of prose and five of code: a small torch module, printed shapes, thirty steps of
 training, one figure. All import one helper. The same cells are written in the format of each tool.
-Seconds, medians; less is better.
+Seconds, medians; less is better. {complete}
 
 {table}
 
@@ -96,10 +99,9 @@ Seconds, medians; less is better.
   **site MB**: the size of the built site.
 - **standing by**: the same with the option `standby`: the process that demos are forked from waits
   for the next build, with about 330 MB that **MB** counts for the cold build only.
-- **complete**: pages with the output of every cell, and the figure.
-- Rounds are interleaved: each runs every tool once, each in another order. Before a tool's first
-  round it builds two examples, which is not counted. All have one Python, torch (with one thread)
-  and Matplotlib; those on MkDocs have one theme with the same settings.
+- Rounds are interleaved: each runs every tool once, each in another order. {rounds} Before a tool's
+  first round it builds two examples, which is not counted. All have one Python, torch (with one
+  thread) and Matplotlib; those on MkDocs have one theme with the same settings.
 """
 
 
@@ -113,9 +115,28 @@ def _of_tool(results: Results, tool: tools.Tool) -> list[str]:
         f"{_number(ran, 0)} / {_number(stale, 0)}",
         _number(verdicts.memory(results, name), 0),
         _number(verdicts.size(results, name)),
-        _number(verdicts.of_step(results, name, "cold", "complete"), 0),
-        str(len(results.rows("builds", name))),
     ]
+
+
+def _rounds(results: Results, measured: Sequence[tools.Tool]) -> str:
+    """How many rounds there are, in words."""
+    counts = {tool.label: len(results.rows("builds", tool.name)) for tool in measured}
+    most = max(counts.values(), default=0)
+    fewer = "; ".join(f"{label}: {count}" for label, count in counts.items() if count < most)
+    return f"There are {most} ({fewer})." if fewer else f"There are {most}."
+
+
+def _complete(results: Results, measured: Sequence[tools.Tool]) -> str:
+    """Whether the sites show all that there is to show, in words."""
+    count = results.data["builds"]["settings"]["examples"]
+    shown = {
+        tool.label: verdicts.of_step(results, tool.name, "cold", "complete") or 0
+        for tool in measured
+    }
+    less = [f"{label} on {pages:.0f} pages" for label, pages in shown.items() if pages < count]
+    if not less:
+        return "All show the output of every cell and the figure, on every page."
+    return f"Not all show the output of every cell and the figure: {', '.join(less)} of {count}."
 
 
 def _ratios(results: Results) -> str:

@@ -338,6 +338,17 @@ def test_a_page_that_cannot_be_rendered_fails_alone(tmp_path: Path) -> None:
     assert "mg-rows" in site.pages["good.md"]
 
 
+def test_a_page_is_the_same_prepared_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    papers = write(tmp_path / "papers", {"false.py": FALSE, "good.py": GOOD, "still.py": "x = 1\n"})
+    prepared, not_prepared = (tmp_path / name for name in ("prepared", "not"))
+    first = assemble(Options(papers=papers, cache=prepared, workers=1))
+    monkeypatch.setattr("marginalia.assemble.AHEAD", 0)
+    second = assemble(Options(papers=papers, cache=not_prepared, workers=1))
+    assert first.pages == second.pages
+
+
 def test_a_page_is_prepared_once_and_only_if_it_is_made(
     site_of: SiteOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,12 +231,19 @@ def test_the_page_shows_medians_and_what_is_lost(results: Results) -> None:
 
     assert text.startswith("---\ntitle: Benchmarks\n")
     assert "22 November 2026: A CPU, 2 cores, 24 GB of memory, Linux x86_64." in text
-    assert "| Sphinx-Gallery | 12.0 | 1.0 | 4.0 | 1.0 | 0 / 8 | 100 | 5.0 | 8 | 3 |" in text
-    assert "| **Marginalia** | 5.0 | 1.6 | 1.5 | 5.0 | 0 / 0 | 90 | 5.0 | 8 | 1 |" in text
+    assert "| Sphinx-Gallery | 12.0 | 1.0 | 4.0 | 1.0 | 0 / 8 | 100 | 5.0 |\n" in text
+    assert "| **Marginalia** | 5.0 | 1.6 | 1.5 | 5.0 | 0 / 0 | 90 | 5.0 |\n" in text
     assert "| Marginalia | cold build | 3,000 | 45.0 | 15.0 | 400 |" in text
     assert "| a sentence of a page | 2.00 | 1.00 |" in text
+    assert "There are 3 (mkdocs-gallery: 1; markdown-exec: 1; Marginalia: 1)." in text
+    assert "All show the output of every cell and the figure, on every page." in text
     assert all(f"- {line}\n" in text for line in verdicts.lost(results))
     assert "torch 2.13.0" in text
+
+
+def test_a_tool_that_shows_less_is_named(results: Results) -> None:
+    results.data["builds"]["rows"]["markdown-exec"]["1"]["cold"]["complete"] = 7
+    assert "the figure: markdown-exec on 7 pages of 8." in report.page(results)
 
 
 def test_a_round_that_is_not_complete_does_not_count(results: Results) -> None:

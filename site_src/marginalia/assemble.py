@@ -36,6 +36,7 @@ log = logging.getLogger("mkdocs.plugins.marginalia")
 
 _WORD = re.compile(r"\w+")
 
+AHEAD = 200  # pages that wait for their demos, prepared: up to half a MB each
 PAGES = "pages"  # the folder of the cache for what is not worth as much as a finished demo
 
 
@@ -178,6 +179,8 @@ class _Assembly:
     def _others(self) -> Iterator[None]:
         """Render what waits for no demo, a page at a time, and prepare the pages that do wait."""
         for module in self.modules:
+            if len(self._prepared) == AHEAD:
+                break
             if module.has_demo and module.paper.module not in self.results:
                 with suppress(Exception):  # which is said once its result is there
                     self._prepared[module.paper.module] = self._prepare(module)

@@ -374,6 +374,7 @@ def test_what_waits_for_workers_that_are_gone_is_given_up(
 
 
 BUILDER = """
+import signal
 import sys
 from pathlib import Path
 from marginalia import cluster, isolation, keys
@@ -381,6 +382,7 @@ from marginalia.limits import Limits
 from marginalia.runner import Job, run_all
 from marginalia.store import Store
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
 root = Path(sys.argv[1])
 jobs = [Job(page, root, limits=Limits(timeout=10)) for page in sorted(root.glob("*.py"))]
 with cluster.connect(sys.argv[3]) as (executor, gpu):

@@ -396,12 +396,14 @@ def test_a_fresh_interpreter_gives_the_same(root: Path, monkeypatch: pytest.Monk
 
 
 BUILDER = """
+import signal
 import sys
 from pathlib import Path
 from marginalia.limits import Limits
 from marginalia.runner import Job, run_all
 from marginalia.store import Store
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
 root = Path(sys.argv[1])
 jobs = [Job(page, root, limits=Limits(timeout=1000)) for page in sorted(root.glob("*.py"))]
 

@@ -12,11 +12,12 @@ import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 from marginalia import isolation, keys, worker
@@ -408,15 +409,20 @@ class _Batch:
                 future.cancel()
 
     def _wait(self, done: Callable[[Ran], None], meanwhile: Iterator[object]) -> None:
-        waiting = set(self._futures)
-        idle = False
+        # Not with `concurrent.futures.wait`: an interrupt while it takes the locks of all futures
+        # leaves them locked.
+        finished = SimpleQueue[Future[Result]]()
+        for future in self._futures:
+            future.add_done_callback(finished.put)
+        waiting, idle = len(self._futures), False
         while waiting or not idle:
-            timeout = None if idle else 0
-            finished, waiting = wait(waiting, timeout, return_when=FIRST_COMPLETED)
-            for future in sorted(finished, key=self._futures.__getitem__):
-                done(self._collect(future))
-            if not finished and not idle:
+            try:
+                future = finished.get(block=idle)
+            except Empty:
                 idle = next(meanwhile, _END) is _END
+            else:
+                waiting -= 1
+                done(self._collect(future))
 
     def salvage(self) -> None:
         """Store what was finished when the batch was interrupted, without a word."""

@@ -444,6 +444,66 @@ def test_an_interrupted_build_goes_on_later(
     assert statuses(build(root, store)) == {"a": "cached", "b": "ran", "c": "cached"}
 
 
+INTERRUPTED = """
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from marginalia.demo import Result
+from marginalia.runner import Job, run_all
+from marginalia.store import Store
+
+
+class Quick(ThreadPoolExecutor):
+    def submit(self, *_):
+        return super().submit(lambda: time.sleep(0.05) or Result(False))
+
+
+def interrupting(moment):
+    \"\"\"Work that interrupts this thread later, at the nth line of what waits for results.\"\"\"
+    left = moment
+
+    def trace(frame, event, _):
+        nonlocal left
+        if "/concurrent/futures/_base" not in frame.f_code.co_filename:
+            return None if "/threading" in frame.f_code.co_filename else trace
+        left -= event == "line"
+        if not left:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    yield from "abc"
+
+
+root = Path(sys.argv[1])
+store = Store(root / "store")
+jobs = [Job(page, root) for page in sorted(root.glob("*.py"))]
+moment = 0
+while moment == 0 or interrupted:
+    moment, interrupted = moment + 1, False
+    with Quick(2) as executor:
+        try:
+            work = interrupting(moment)
+            run_all(jobs, store=store, workers=1, executor=executor, meanwhile=work)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            sys.settrace(None)
+print(moment)
+"""
+
+
+def test_an_interrupt_at_any_moment_ends_the_build(root: Path, tmp_path: Path) -> None:
+    """Even between the locks of two results: nothing then waits for what is locked."""
+    write(root, a=HELLO, b=HELLO, c=HELLO)
+    write(tmp_path, interrupted=INTERRUPTED)
+    command = [sys.executable, str(tmp_path / "interrupted.py"), str(root)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert int(done.stdout) > 10  # moments
+
+
 def test_a_user_s_own_matplotlib_settings_change_no_figure(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\n")
     width = "import matplotlib; print(matplotlib.rcParams['lines.linewidth'])"

@@ -98,7 +98,7 @@ Seconds, medians; less is better. {complete}
 - **MB**: the most memory of all processes of a build together, shared pages counted once (PSS).
   **site MB**: the size of the built site.
 - **standing by**: the same with the option `standby`: the process that demos are forked from waits
-  for the next build, with about 330 MB that **MB** counts for the cold build only.
+  for the next build. **MB** has its memory in the cold build only, which starts it.
 - Rounds are interleaved: each runs every tool once, each in another order. {rounds} Before a tool's
   first round it builds two examples, which is not counted. All have one Python, torch (with one
   thread) and Matplotlib; those on MkDocs have one theme with the same settings.

@@ -344,7 +344,7 @@ def test_a_page_is_the_same_prepared_or_not(
     papers = write(tmp_path / "papers", {"false.py": FALSE, "good.py": GOOD, "still.py": "x = 1\n"})
     prepared, not_prepared = (tmp_path / name for name in ("prepared", "not"))
     first = assemble(Options(papers=papers, cache=prepared, workers=1))
-    monkeypatch.setattr("marginalia.assemble.AHEAD", 0)
+    monkeypatch.setattr("marginalia.assemble.MOST_PREPARED", 0)
     second = assemble(Options(papers=papers, cache=not_prepared, workers=1))
     assert first.pages == second.pages
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from demos import content, demo, printed, statuses, wait_for, write
 from distributed import Client
-from marginalia import cluster, isolation, keys
+from marginalia import cluster, keys
 from marginalia.assemble import Site, assemble
 from marginalia.errors import MarginaliaError
 from marginalia.limits import DEFAULTS
@@ -514,14 +514,12 @@ def test_a_machine_with_a_gpu_needs_no_cluster(
     jobs = [Job(root / "page.py", root, device="cuda"), Job(root / "cpu.py", root, device="cpu")]
     with monkeypatch.context() as patch:
         patch.setattr(keys, "device_kind", lambda: "cuda")
-        isolation._server.close()  # it has the environment that it was started with
         gpu, cpu = build("", jobs, store)
         assert printed(gpu.result).split() == ["here", "4", "0"]
         assert printed(cpu.result) == "here"
         assert set(statuses(build("", jobs, store)).values()) == {"cached"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert statuses(build("", jobs, store)) == {"page": "stored", "cpu": "cached"}
-    isolation._server.close()
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -273,3 +273,50 @@ def test_machines_differ_in_versions_but_not_in_builds() -> None:
         f"{here['yaml']} where no yaml is needed",
         "no nothing where nothing 1 is needed",
     ]
+
+
+# What a page may show
+
+
+REACHED = '''
+"""A page."""
+
+# ## A section
+#
+# PROSE
+
+
+def double(x):
+    """Twice `x`."""
+    return x + x
+
+
+def demo():
+    # Two and two.
+    assert double(2) == 4
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_shown"),
+    [
+        ("PROSE", "Other prose.", False),
+        ("Two and two.", "Twice two.", False),
+        ("PROSE", "PROSE\n#\n# More of it.", False),
+        ("Twice `x`.", "`x` two times.", True),
+        ("double(x)", "double(x: int)", True),
+    ],
+)
+def test_what_shows_no_prose_depends_on_none(
+    tmp_path: Path, old: str, new: str, is_shown: bool
+) -> None:
+    """A page of the API, say: docstrings are all that it shows of the words."""
+    found = []
+    for text in (REACHED, REACHED.replace(old, new)):
+        (tmp_path / "page.py").write_text(text)
+        page = tmp_path / "page.py"
+        without = keys.reached(page, tmp_path, keys.View(), prose=False)
+        found.append((without, keys.reached(page, tmp_path, keys.View())))
+    (before, all_before), (after, all_after) = found
+    assert (before != after) == is_shown
+    assert all_before != all_after

@@ -355,6 +355,21 @@ def test_a_demo_has_the_environment_of_its_builder(
     assert printed(run(root, code)) == "42"
 
 
+def test_a_demo_has_no_line_to_its_builder(root: Path) -> None:
+    """On the one of its guard it could say anything."""
+    code = """
+    import os, stat
+    for number in range(1000):
+        try:
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                print(number)
+        except OSError:
+            pass
+    print("over")
+    """
+    assert [printed(run(root, code)) for _ in range(2)] == ["over", "over"]
+
+
 def test_a_builder_and_its_demos_share_nothing(root: Path, tmp_path: Path) -> None:
     """A builder without a main guard is not imported again; its environment is left as it was."""
     says = "import os\nprint(os.environ['OMP_NUM_THREADS'], __debug__, os.environ['MPLBACKEND'])"

@@ -36,8 +36,7 @@ log = logging.getLogger("mkdocs.plugins.marginalia")
 
 _WORD = re.compile(r"\w+")
 
-AHEAD = 200  # pages that wait for their demos, prepared: up to half a MB each
-PAGES = "pages"  # the folder of the cache for what is not worth as much as a finished demo
+MOST_PREPARED = 200  # pages that wait for their demos: up to half a MB each
 
 
 @dataclass(slots=True)
@@ -91,7 +90,7 @@ def assemble(
     if not options.papers.is_dir():
         raise MarginaliaError(f"there is no folder of modules at {options.papers}")
     start = time.perf_counter()
-    assembly = _Assembly(options, memo or Memo(Store(options.cache / PAGES, whole=True)))
+    assembly = _Assembly(options, memo or Memo.of(options.cache))
     with _remembered_sources(assembly.memo):
         assembly.read()
         assembly.run(progress, executor)
@@ -179,7 +178,7 @@ class _Assembly:
     def _others(self) -> Iterator[None]:
         """Render what waits for no demo, a page at a time, and prepare the pages that do wait."""
         for module in self.modules:
-            if len(self._prepared) == AHEAD:
+            if len(self._prepared) == MOST_PREPARED:
                 break
             if module.has_demo and module.paper.module not in self.results:
                 with suppress(Exception):  # which is said once its result is there

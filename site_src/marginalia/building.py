@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
-from marginalia.assemble import PAGES, Site, assemble
+from marginalia.assemble import Site, assemble
 from marginalia.errors import MarginaliaError
 from marginalia.links import dangling
 from marginalia.memo import Memo
@@ -23,7 +23,6 @@ from marginalia.progress import reporter
 from marginalia.rebuild import Rebuild, Served, watch
 from marginalia.report import Report
 from marginalia.reuse import Reuse
-from marginalia.store import Store
 
 log = logging.getLogger("mkdocs.plugins.marginalia")
 
@@ -50,6 +49,7 @@ class Building:
         self._assets = assets
         self._serving = serving
         self._memo: Memo | None = None
+        self._cache = Path()  # that of the memo
         self._reuse: Reuse | None = None
         self._site = Site()
         self._built: Served | None = None  # all but written
@@ -142,7 +142,7 @@ class Building:
 
     def _remembered(self, options: Options) -> Memo:
         """What is known of earlier builds; a server has it in memory."""
-        folder = options.cache / PAGES
-        if self._memo is None or self._memo.folder != folder:
-            self._memo = Memo(Store(folder, whole=True), resident=self._serving)
+        if self._memo is None or options.cache != self._cache:
+            self._cache = options.cache
+            self._memo = Memo.of(options.cache, resident=self._serving)
         return self._memo

@@ -17,6 +17,7 @@ from typing import Any
 
 from marginalia.store import Store
 
+_PAGES = "pages"  # a folder for what is not worth as much as a finished demo
 _INSTALLED = (".dist-info", ".egg-info")
 
 
@@ -28,16 +29,23 @@ class Memo:
         resident: Whether to hold them in memory as well, for a server that asks again and again.
 
     Attributes:
-        folder: That of the store.
         objects: What others hold in memory from build to build; None if nothing is to be held.
     """
 
     def __init__(self, store: Store, *, resident: bool = False) -> None:
         self.objects: dict[str, Any] | None = {} if resident else None
-        self.folder = store.folder
         self._store = store
         self._held: dict[str, dict[str, Any]] | None = {} if resident else None
         self._held_before: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def of(cls, cache: Path, *, resident: bool = False) -> Memo:
+        """What is kept in the cache of a site, beside its finished demos.
+
+        Raises:
+            StoreError: The folder cannot be made.
+        """
+        return cls(Store(cache / _PAGES, whole=True), resident=resident)
 
     def start(self) -> None:
         """Begin a build: of what is held, what neither it nor the last one asks for is let go."""

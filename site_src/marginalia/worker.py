@@ -180,7 +180,7 @@ def _guarded(job: Mapping[str, Any], control: socket.socket) -> None:
     with scratch_folder() as scratch:
         demo = os.fork()
         if demo == 0:
-            control.close()
+            os.close(control.detach())  # closed, it would stay open for the file that reads it
             _prctl(_PARENT_DEATH, signal.SIGKILL)
             _run(job, scratch)
         control.sendall(json.dumps([os.getpid(), str(scratch)]).encode() + b"\n")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
+import jinja2
 import pytest
 from click.testing import CliRunner
 from mkdocs.__main__ import cli
@@ -340,3 +341,49 @@ def test_a_template_that_shows_what_we_do_not_know_is_asked_each_time(folder: Pa
     write(folder / "post.txt", "The second.\n")
     build(folder)
     assert b"The second." in content(folder / "site")["guide/index.html"]
+
+
+@pytest.mark.parametrize(
+    ("added", "shown"),
+    [
+        ("globals['said'] = Path('said.txt').read_text()", "{{ said }}"),
+        ("globals['said'] = lambda: Path('said.txt').read_text()", "{{ said() }}"),
+        ("globals['all'] = {'said': Path('said.txt').read_text}", "{{ all.said() }}"),
+        ("filters['read'] = lambda name: Path(name).read_text()", "{{ 'said.txt' | read }}"),
+        ("filters['upper'] = lambda name: Path(name).read_text()", "{{ 'said.txt' | upper }}"),
+        (
+            "tests['first'] = lambda name: 'The first' in Path(name).read_text()",
+            "{{ 'The first.' if 'said.txt' is first else 'The second.' }}",
+        ),
+    ],
+)
+def test_what_a_plugin_adds_to_templates_is_asked_each_time(
+    folder: Path, added: str, shown: str
+) -> None:
+    hook = f"from pathlib import Path\n\n\ndef on_env(env, **_):\n    env.{added}\n"
+    write(folder / "hook.py", hook)
+    replace("mkdocs.yml", "strict:", "hooks: [hook.py]\nstrict:")(folder)
+    replace("theme/main.html", "Mine", shown)(folder)
+    for said in ("The first.", "The second."):
+        write(folder / "said.txt", said)
+        build(folder)
+        assert said.encode() in content(folder / "site")["guide/index.html"]
+
+
+def test_a_template_is_compiled_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    usual = jinja2.Environment._compile
+    monkeypatch.setattr(
+        jinja2.Environment,
+        "_compile",
+        lambda env, source, name: compiled.append(name) or usual(env, source, name),
+    )
+    build(folder)
+    assert any("base.html" in name for name in compiled)
+    compiled.clear()
+    replace("theme/main.html", "Mine", "Yours")(folder)
+    build(folder)
+    names = {Path(name).name for name in compiled}
+    assert "main.html" in names
+    assert "base.html" not in names
+    assert b"Yours" in content(folder / "site")["guide/index.html"]

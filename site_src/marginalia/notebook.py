@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from marginalia.demo import Output, Result
 from marginalia.effects import binds, reads
 from marginalia.paper import Paper
@@ -76,6 +74,8 @@ class Notebook:
         Args:
             result: What the demo showed; without it the cells have no outputs.
         """
+        import nbformat  # slow to import, and most builds make no notebook
+
         cells = [replace(cell, outputs=[]) for cell in self._cells]
         if result:
             _store(cells, result)
@@ -150,6 +150,8 @@ class _Cell:
 
 def _node(value: dict[str, Any]) -> Any:
     """It as nbformat has it, whose own makers validate each piece, which takes long."""
+    import nbformat
+
     return nbformat.from_dict(value)  # type: ignore[no-untyped-call]
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 from mkdocs.config.defaults import MkDocsConfig
@@ -27,6 +27,7 @@ from mkdocs.structure.pages import Page
 from mkdocs.structure.toc import AnchorLink, get_toc
 
 from marginalia.memo import Memo, digest
+from marginalia.templates import added, keep_compiled
 
 # Extensions whose HTML depends on the Markdown, their settings and nothing else; the first are
 # those of Python-Markdown, by short names. (Those of mkdocstrings and autorefs tell their plugins
@@ -157,18 +158,28 @@ class Reuse:
 
     def templates(self, env: jinja2.Environment, nav: Any) -> None:
         """Answer the theme's templates where they are asked for a page."""
+        keep_compiled(env, self._memo)
         theme = _theme(self._config)
         if self._settings is None or self._plugins is None or theme is None:
             return
-        around = digest(json.dumps([self._settings, self._plugins, theme, _plain_nav(nav)]))
+        said = digest(json.dumps([self._settings, self._plugins, theme, _plain_nav(nav)]))
+
+        def around() -> str | None:  # asked later: plugins after this one may still add something
+            more = added(env)
+            return None if more is None else f"{said} {more}"
+
         env.template_class = type("Template", (_Template,), {"reuse": self, "around": around})
 
     def _page(
-        self, around: str, name: str | None, context: Mapping[str, Any], render: Callable[[], str]
+        self,
+        around: str | None,
+        name: str | None,
+        context: Mapping[str, Any],
+        render: Callable[[], str],
     ) -> str:
         page = context["page"]
         more = _plain({k: v for k, v in context.items() if k not in _KNOWN})
-        if more is None:
+        if more is None or around is None:
             return render()
         near = [(p.title, p.url) if p else None for p in (page.previous_page, page.next_page)]
         above = [item.title for item in page.ancestors]
@@ -195,7 +206,7 @@ class _Template(jinja2.Template):
     """A template that remembers what it gave for a page."""
 
     reuse: Reuse
-    around: str
+    around: ClassVar[Callable[[], str | None]]
 
     def render(self, *args: Any, **kwargs: Any) -> str:
         """The page, as `jinja2.Template.render` has it."""
@@ -203,7 +214,7 @@ class _Template(jinja2.Template):
         render = functools.partial(super().render, *args, **kwargs)
         if kwargs or context.get("page") is None:
             return render()
-        return self.reuse._page(self.around, self.name, context, render)
+        return self.reuse._page(type(self).around(), self.name, context, render)
 
 
 # Code of ours as it stands on a page, and tags in it that say nothing to a search.

@@ -28,7 +28,7 @@ LAYERS = [
     ["claims", "keys"],
     ["parcel"],
     ["api", "capture", "catalog", "effects", "links"],
-    ["code_html", "figures", "snippet"],
+    ["code_html", "figures", "snippet", "templates"],
     ["demo"],
     ["notebook", "outputs", "patterns", "preload", "sandbox"],
     ["letters", "reading"],

@@ -78,7 +78,10 @@ class _Record:
         self.labels = [[_OPEN] * len(shape.shape) for shape in shapes]
         self._shapes = shapes
         self._counts = [Counter(shape.shape) for shape in shapes]
-        self._lettered: set[int] = set()  # shapes with a letter, as a pass over all begins
+        self._places = [_place(shape) for shape in shapes]
+        # Shapes with a letter, as a pass over all begins: what they call each size, and by calls
+        self._named: dict[int, dict[int, set[str]]] = {}
+        self._in_call_lettered: dict[int, list[int]] = {}
         self._slots: dict[_Slot, list[int]] = defaultdict(list)
         self._twins: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._in_call: dict[int, set[int]] = defaultdict(set)
@@ -157,7 +160,13 @@ class _Record:
         return bool(doubtful)
 
     def _note_lettered(self) -> None:
-        self._lettered = {n for n, label in enumerate(self.labels) if any(map(_is_known, label))}
+        self._in_call_lettered.clear()
+        self._named.clear()
+        for index, label in enumerate(self.labels):
+            if any(map(_is_known, label)):
+                names = self._named[index] = defaultdict[int, set[str]](set)
+                for name, size in zip(label, self._shapes[index].shape, strict=True):
+                    names[size].add(name if _LETTER.fullmatch(name) else _NUMBER)
 
     def _only(self, rule: _Rule, members: Sequence[int], axis: int) -> str:
         """The letter of an axis of some shapes, if it is the only one possible in all runs."""
@@ -191,23 +200,19 @@ class _Record:
         One tensor with letters must have all sizes of this one, so that letters which never meet
         do not come together by chance.
         """
-        shape = self._shapes[index]
-        sizes = Counter(size for size in shape.shape if size > 1)
-        others = [
-            other
-            for other in self._in_call[call] & self._lettered
-            if _place(self._shapes[other]) != _place(shape)
-        ]
-        if not any(sizes <= self._counts[other] for other in others):
+        size, place, counts = self._shapes[index].shape[axis], self._places[index], self._counts
+        others = [n for n in self._lettered_in(call) if self._places[n] != place]
+        large = [(its, count) for its, count in counts[index].items() if its > 1]
+        if not any(all(counts[n][its] >= count for its, count in large) for n in others):
             return set()
-        size = shape.shape[axis]
-        names = {
-            name if _LETTER.fullmatch(name) else _NUMBER
-            for other in others
-            for name, its in zip(self.labels[other], self._shapes[other].shape, strict=True)
-            if its == size
-        }
+        names = set().union(*(self._named[n].get(size, ()) for n in others))
         return names | {_NUMBER} if size == 1 else names
+
+    def _lettered_in(self, call: int) -> list[int]:
+        """The shapes with a letter that were seen in a call."""
+        if call not in self._in_call_lettered:
+            self._in_call_lettered[call] = [n for n in self._in_call[call] if n in self._named]
+        return self._in_call_lettered[call]
 
     def _sizes_of(self, members: Iterable[int], axis: int) -> Iterator[tuple[int, int]]:
         """The calls in which some shapes were seen, each with the size of an axis."""

@@ -14,6 +14,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
+from marginalia.ahead import await_saves
 from marginalia.assemble import Site, assemble
 from marginalia.errors import MarginaliaError
 from marginalia.links import dangling
@@ -129,6 +130,7 @@ class Building:
         )
         server.builder = again
         watch(server, folder)
+        await_saves([*self._site.pages.values()])
 
     def _assembled(self, options: Options) -> Site:
         """Run the demos that changed and make the pages, in Markdown."""

@@ -2,8 +2,8 @@
 
 MkDocs builds the whole site after every save. Here the site's Markdown is assembled as ever (most
 of it is remembered), compared with what is served, and only pages that differ go through MkDocs.
-When anything else has changed (a page is new, the configuration, the hand-written pages), or if
-this fails, MkDocs builds the whole site.
+When anything else has changed (a page is new, the configuration, the hand-written pages, what other
+pages can link to by name), or if this fails, MkDocs builds the whole site.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.nav import Navigation
 from mkdocs.utils import write_file
 from watchdog.events import (
+    DirDeletedEvent,
+    DirMovedEvent,
     FileCreatedEvent,
     FileDeletedEvent,
     FileModifiedEvent,
     FileMovedEvent,
+    FileSystemEvent,
     FileSystemEventHandler,
 )
 from watchdog.observers import Observer
@@ -61,6 +64,32 @@ class Served:
     reuse: Reuse
 
 
+_Files = list[tuple[str, int, int]]  # their names, times and sizes
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files that a site is made from, as they are at one time.
+
+    Attributes:
+        modules: Those in the folder of modules.
+        others: Those that MkDocs looks after itself.
+    """
+
+    modules: _Files
+    others: _Files
+
+    @classmethod
+    def now(cls, config: MkDocsConfig, folder: Path) -> Sources:
+        """Look at them.
+
+        Args:
+            config: The site's.
+            folder: That of the modules.
+        """
+        return cls(_seen([str(folder)]), _others(config))
+
+
 class Rebuild:
     """Builds after a save.
 
@@ -68,6 +97,7 @@ class Rebuild:
         whole: MkDocs's own build of everything.
         served: Gives the site as it was built last; None if that failed.
         assemble: Makes the site's pages from what the folder of modules holds now.
+        sources: What the site was built from.
     """
 
     def __init__(
@@ -75,17 +105,19 @@ class Rebuild:
         whole: Callable[[], None],
         served: Callable[[], Served | None],
         assemble: Callable[[MkDocsConfig], Site],
+        sources: Sources,
     ) -> None:
         self._whole = whole
         self._served = served
         self._assemble = assemble
-        self._around = self._surroundings()
+        self._others = sources.others
         gc.freeze()  # a site stays from save to save: a fifth of their time went into looking at it
 
     def __call__(self) -> None:
         """Build what changed."""
-        served, around = self._served(), self._surroundings()
-        if served is not None and around == self._around:
+        served = self._served()
+        others = _others(served.config) if served else []
+        if served is not None and others == self._others:
             try:
                 if _made(served, self._assemble(served.config)):
                     return
@@ -93,20 +125,20 @@ class Rebuild:
                 pass  # the whole build says it again
             except Exception:  # whatever it is, the whole build shows it or does better
                 log.exception("the pages that changed cannot be built alone")
-        self._around = around
+        self._others = others
         gc.unfreeze()
         self._whole()
         gc.freeze()
 
-    def _surroundings(self) -> list[tuple[str, int, int]]:
-        """What a page depends on besides the modules: files that MkDocs looks after itself."""
-        served = self._served()
-        if served is None:
-            return []
-        config = served.config
-        watched = [config.docs_dir, *own_templates(config), *config.watch]
-        files = [file for folder in watched for file in _files(folder)]
-        return sorted(_state(file) for file in {*files, str(config.config_file_path)})
+
+def _others(config: MkDocsConfig) -> _Files:
+    """What a page depends on besides the modules: files that MkDocs looks after itself."""
+    folders = [config.docs_dir, *own_templates(config), *config.watch]
+    return _seen([*folders, str(config.config_file_path)])
+
+
+def _seen(places: Iterable[str]) -> _Files:
+    return sorted({_state(file) for place in places for file in _files(place)})
 
 
 def _files(place: str) -> Iterable[str]:
@@ -124,30 +156,47 @@ def _state(file: str) -> tuple[str, int, int]:
     return file, found.st_mtime_ns, found.st_size
 
 
-class _Saves:
+class _Saves(FileSystemEventHandler):
     """Stands in for a server's observer while it asks for a folder to be watched.
 
-    The system tells as well of files that are only read, which every build does.
+    The system tells as well of files that are only read, which every build does. Of a folder that
+    is moved away it tells, but not of the files in it; and MkDocs does not listen to folders.
     """
 
     def __init__(self) -> None:
         self.observer = Observer()
+        self._server = FileSystemEventHandler()  # hears nothing
 
     def schedule(self, handler: FileSystemEventHandler, path: str, *, recursive: bool) -> Any:
-        """Call the handler when a file is saved."""
-        return self.observer.schedule(
-            handler, path, recursive=recursive, event_filter=list(_CHANGES)
-        )
+        """Call the handler when a file is saved, or a folder goes."""
+        self._server = handler
+        return self.observer.schedule(self, path, recursive=recursive, event_filter=list(_CHANGES))
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Tell of folders as of files."""
+        self.tell(event.src_path)
+
+    def tell(self, path: bytes | str) -> None:
+        """Say that something was saved."""
+        self._server.dispatch(FileModifiedEvent(path))
 
 
-_CHANGES = (FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileMovedEvent)
+_CHANGES = (
+    *(FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileMovedEvent),
+    *(DirDeletedEvent, DirMovedEvent),
+)
 
 
-def watch(server: LiveReloadServer, folder: str) -> None:
+def watch(server: LiveReloadServer, folder: str, missed: Callable[[], bool]) -> None:
     """Let a server see what is saved in a folder as soon as the system tells.
 
     MkDocs looks at all files twice a second. That also works on a network drive, where the system
     tells nothing: there a site names the folder in MkDocs's own `watch`.
+
+    Args:
+        server: The server.
+        folder: That of the modules.
+        missed: Whether something was saved before; asked when nothing can be missed any more.
     """
     polling: Any = server.observer
     saves: Any = _Saves()
@@ -157,6 +206,8 @@ def watch(server: LiveReloadServer, folder: str) -> None:
     finally:
         server.observer = polling
     saves.observer.start()
+    if missed():
+        saves.tell(folder)
 
 
 def _made(served: Served, site: Site) -> bool:
@@ -179,8 +230,8 @@ def _made(served: Served, site: Site) -> bool:
         if (site.pages[uri], site.reads.get(uri)) != (before.pages[uri], before.reads.get(uri))
     ]
     titles = [file.page and file.page.title for file in changed]
-    for file in changed:
-        _read(served, site, file)
+    if not _read_again(served, site, changed):
+        return False  # other pages link to what is in them
     if any(
         file.page in served.nav.pages and title != file.page.title
         for file, title in zip(changed, titles, strict=True)
@@ -197,6 +248,47 @@ def _made(served: Served, site: Site) -> bool:
         log.error("%s", failure)
     log.info("Made %d pages in %.2f seconds", len(changed), time.perf_counter() - start)
     return True
+
+
+# What autorefs was told of pages: the places that names stand for, and the titles of places.
+_NAMES = ("_primary_url_map", "_secondary_url_map")
+_TITLES = "_title_map"
+
+
+def _read_again(served: Served, site: Site, changed: list[File]) -> bool:
+    """Read pages again; False if something else is in them now that other pages can link to.
+
+    Autorefs forgets nothing, so it hears of these pages as if there were no others.
+    """
+    autorefs: Any = served.config.plugins.get("autorefs")
+    names = (*_NAMES, _TITLES) if autorefs else ()
+    if not all(hasattr(autorefs, name) for name in names):  # another version of it
+        return not changed
+    known = {name: getattr(autorefs, name) for name in names}
+    before = _places(autorefs, changed)
+    try:
+        for name in known:
+            setattr(autorefs, name, {})
+        for file in changed:
+            _read(served, site, file)
+        return _places(autorefs, changed) == before
+    finally:
+        for name, places in known.items():
+            setattr(autorefs, name, places)
+
+
+def _places(autorefs: Any, files: list[File]) -> set[tuple[str, str, str, str | None]]:
+    """The places in pages that others can link to: kind, name, address and title."""
+    if autorefs is None:
+        return set()
+    pages, titles = {file.url for file in files}, getattr(autorefs, _TITLES)
+    return {
+        (kind, name, url, titles.get(url))
+        for kind in _NAMES
+        for name, urls in getattr(autorefs, kind).items()
+        for url in urls
+        if url.partition("#")[0] in pages
+    }
 
 
 def _read(served: Served, site: Site, file: File) -> None:

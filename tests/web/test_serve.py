@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -61,6 +62,14 @@ def demo():
 """
 )
 GOOD = "def demo():\n    print('from the good page')\n"
+FILES = {
+    "papers/good.py": GOOD,
+    "papers/helper.py": HELPER,
+    "papers/user.py": USER,
+    "papers/broken.py": '"""Mine."""\nx = = 1  # <b>\n',
+    "docs/guide.md": "# Guide\n\nA word.\n",
+    "mkdocs.yml": CONFIG,
+}
 
 
 @dataclass(frozen=True)
@@ -101,16 +110,12 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    papers = tmp_path / "papers"
-    papers.mkdir()
-    (tmp_path / "docs").mkdir()
-    (papers / "good.py").write_text(GOOD)
-    (papers / "helper.py").write_text(HELPER)
-    (papers / "user.py").write_text(USER)
-    (tmp_path / "docs" / "guide.md").write_text("# Guide\n\nA word.\n")
-    (papers / "broken.py").write_text('"""Mine."""\nx = = 1  # <b>\n')
-    (tmp_path / "mkdocs.yml").write_text(CONFIG)
+def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
+    """A site that is served; a test may ask for files of its own beside or instead of ours."""
+    for name, text in {**FILES, **getattr(request, "param", {})}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -208,6 +213,99 @@ def without_reload(page: str) -> str:
     page = re.sub(r'<link rel="(canonical|prev|next)"[^>]*>|http://127[^"]*', "", page)
     page = re.sub(r"<script[^>]*>[^<]*livereload.*?</script>", "", page, flags=re.DOTALL)
     return re.sub(r"\s+", " ", page)
+
+
+HOLDING = {
+    "mkdocs.yml": CONFIG + "hooks: [hold.py]\n",
+    "hold.py": '''
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def on_env(env, **_):
+    """Stay in a build that has read everything, for as long as a test likes."""
+    while (HERE / "hold").exists():
+        (HERE / "held").touch()
+        time.sleep(0.02)
+''',
+}
+
+
+def while_held(folder: Path, save: Callable[[], None]) -> None:
+    """Save something while a build stays where it is, then let it go on."""
+    end = time.monotonic() + PATIENCE
+    while not (folder / "held").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    save()
+    (folder / "hold").unlink()
+
+
+@pytest.mark.parametrize("served", [HOLDING | {"hold": ""}], indirect=True)
+@pytest.mark.parametrize(
+    ("url", "edit"),
+    [
+        ("helper/", ("papers/helper.py", "is explained", "is told")),
+        ("guide/", ("docs/guide.md", "A word", "It is told")),
+    ],
+)
+def test_what_is_saved_during_the_first_build_is_shown(
+    served: Served, url: str, edit: tuple[str, str, str]
+) -> None:
+    while_held(served.folder, lambda: served.save(*edit))
+    served.until(url, lambda page: "is told" in page)
+
+
+@pytest.mark.parametrize("served", [HOLDING], indirect=True)
+def test_what_is_saved_during_a_rebuild_is_shown(served: Served) -> None:
+    served.until("user/", lambda page: ">8" in page)
+    (served.folder / "hold").touch()
+    served.save("papers/helper.py", "is explained", "is told")
+    while_held(served.folder, lambda: served.save("papers/helper.py", "is told", "is said"))
+    served.until("helper/", lambda page: "is said" in page)
+
+
+@pytest.mark.parametrize("served", [{"papers/part/page.py": GOOD}], indirect=True)
+@pytest.mark.parametrize("remove", [shutil.rmtree, lambda folder: folder.rename("elsewhere")])
+def test_the_pages_of_a_folder_go_with_it(
+    served: Served, remove: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(served.folder)
+    served.until("part/page/", lambda page: "from the good page" in page)
+    remove(served.folder / "papers" / "part")
+    served.until("part/page/", lambda page: page == "404")
+
+
+LINKED = {
+    "mkdocs.yml": CONFIG.replace("search,", "search, autorefs,"),
+    "papers/helper.py": HELPER + "\n\n# ## On doubles\n#\n# ## On sums {#sums}\n",
+    "docs/guide.md": "# Guide\n\n[It][on-doubles], [it][on-pairs], [it][sums], "
+    "[it][helper.double], [it][helper.twice].\n",
+}
+
+
+@pytest.mark.parametrize("served", [LINKED], indirect=True)
+@pytest.mark.parametrize(
+    ("edit", "before", "after"),
+    [
+        (("On doubles", "On pairs"), 'helper/#on-doubles"', 'helper/#on-pairs"'),
+        (("On sums", "On adding"), 'title="On sums"', 'title="On adding"'),
+        (("def double", "def twice"), '#helper.double"', '#helper.twice"'),
+    ],
+)
+def test_links_follow_what_they_name(
+    served: Served, edit: tuple[str, str], before: str, after: str
+) -> None:
+    """Links of autorefs, on a page that is not saved itself."""
+    served.until("guide/", lambda page: before in page and after not in page)
+    built = served.count(WHOLE)
+    served.save("papers/helper.py", "is explained", "is told")
+    served.until("helper/", lambda page: "is told" in page)
+    assert served.count(WHOLE) == built
+    served.save("papers/helper.py", *edit)
+    served.until("guide/", lambda page: after in page and before not in page)
 
 
 def test_a_burst_of_edits_is_one_rebuild(served: Served) -> None:

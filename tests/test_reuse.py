@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, indent
 
 import jinja2
 import pytest
 from click.testing import CliRunner
 from mkdocs.__main__ import cli
+from mkdocs.config.defaults import MkDocsConfig
 
 CONFIG = """
 site_name: Mine
@@ -221,19 +225,88 @@ EDITS = {
     "search": replace("mkdocs.yml", "- search", "- search: {separator: '[-]'}"),
     "no mkdocstrings": replace("mkdocs.yml", "ings: {h", "ings: {enabled: false, h"),
     "template": replace("theme/main.html", "Mine", "Yours"),
+    "front matter": replace("docs/guide.md", "# Guide", "---\nstatus: new\n---\n\n# Guide"),
+    "keys of two kinds": replace("docs/guide.md", "# Guide", "---\n1: a\nb: c\n---\n\n# Guide"),
 }
 
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_warm_site_is_the_cold_one(folder: Path, edit: str) -> None:
     """Before the edit and after it, with all that was remembered of the site as it was."""
+    check_edit(folder, EDITS[edit], changes=edit != "nothing")
+
+
+def check_edit(folder: Path, edit: Callable[[Path], None], *, changes: bool = True) -> None:
     assert build(folder).returncode == 0
-    EDITS[edit](folder)
+    edit(folder)
     warm, cold, says, said = warm_and_cold(folder)
     assert warm.keys() == cold.keys()
     assert [name for name in warm if warm[name] != cold[name]] == []
     assert complaints(says) == complaints(said)
-    assert (content(folder / "site") == warm) == (edit == "nothing")
+    assert (content(folder / "site") != warm) == changes
+
+
+def option(text: str) -> Callable[[Path], None]:
+    return replace("mkdocs.yml", "strict:", f"{text}\nstrict:")
+
+
+def shows(text: str) -> Callable[[Path], None]:
+    return replace("theme/main.html", "Mine", text)
+
+
+def extension(text: str) -> Callable[[Path], None]:
+    return option(f"markdown_extensions: [{{{text}}}]")
+
+
+# How a site is made that shows something, and an edit of just that.
+SHOWN = {
+    "absolute link": (
+        [replace("docs/index.md", "See", "See [the guide](/guide.md),")],
+        replace("mkdocs.yml", "s: warn", "s: warn, absolute_links: relative_to_docs"),
+    ),
+    "link that is to be complained of": (
+        [replace("docs/index.md", "See", "See [the guide](/guide.md),")],
+        replace("mkdocs.yml", "s: warn", "s: warn, absolute_links: warn"),
+    ),
+    "title of the contents": (
+        [
+            extension("toc: {permalink: true, title: Parts}"),
+            replace("docs/guide.md", "A word", "## Part"),
+        ],
+        replace("mkdocs.yml", "Parts", "Sections"),
+    ),
+    "titles of all pages": (
+        [shows("{% for file in pages %}{{ file.page.title }}{% endfor %}")],
+        replace("papers/attention/tanh.py", "title: Another", "title: One more"),
+    ),
+    "number of words": (
+        [shows("{{ page.markdown | wordcount }}")],
+        replace("docs/guide.md", "A word.", "A word.\n\n[Name]: https://nowhere.test"),
+    ),
+    "setting of the theme": (
+        [
+            replace("mkdocs.yml", "  font: false", "  font: false\n  names: {1: Mine, b: c}"),
+            shows("{{ config.theme.names[1] }}"),
+        ],
+        replace("mkdocs.yml", "1: Mine", "1: Yours"),
+    ),
+    "what links to a definition": (
+        [replace("mkdocs.yml", "[papers]", "[papers], options: {backlinks: tree}")],
+        replace("papers/attention/tanh.py", "Keeps the sign, as", "As"),
+    ),
+    "template without a suffix": (
+        [shows("{% include 'note' %}"), add("theme/note", "The first.")],
+        add("theme/note", "The second."),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SHOWN)
+def test_an_edit_of_what_pages_show_is_seen(folder: Path, what: str) -> None:
+    made, edit = SHOWN[what]
+    for make in made:
+        make(folder)
+    check_edit(folder, edit, changes=what != "link that is to be complained of")
 
 
 def test_a_page_that_has_not_changed_is_not_made_again(folder: Path) -> None:
@@ -296,51 +369,133 @@ def test_a_strict_build_fails_each_time(folder: Path, first: str) -> None:
         assert "nowhere.md" in done.log
 
 
-def test_an_extension_that_reads_files_is_asked_each_time(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["pymdownx.snippets", "pymdownx.snippets:SnippetExtension"])
+def test_an_extension_that_reads_files_is_asked_each_time(folder: Path, name: str) -> None:
     write(folder / "piece.txt", "The first.\n")
     replace("docs/guide.md", "A word.", '--8<-- "piece.txt"')(folder)
-    replace("mkdocs.yml", "strict:", "markdown_extensions: [pymdownx.snippets]\nstrict:")(folder)
+    option(f"markdown_extensions: ['{name}']")(folder)
     build(folder)
     write(folder / "piece.txt", "The second.\n")
     build(folder)
     assert b"The second." in content(folder / "site")["guide/index.html"]
 
 
-def test_a_template_that_reads_the_clock_is_asked_each_time(folder: Path) -> None:
-    replace("theme/main.html", "Mine", "{{ build_date_utc }}")(folder)
+def icon(width: int) -> str:
+    return f'<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0h{width}"/></svg>'
+
+
+def build_alone(folder: Path) -> None:
+    """Build in a process of its own: Material and jieba read some files once."""
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "-q"], cwd=folder, check=True)
+
+
+def test_a_dictionary_of_the_search_is_read_each_time(folder: Path) -> None:
+    replace("docs/guide.md", "A word", "\u6df1\u5ea6\u5b66\u4e60")(folder)
+    replace("mkdocs.yml", "- search", "- search: {jieba_dict_user: words.txt}")(folder)
+    for words, parts in (
+        ("", "\u6df1\u5ea6\u200b\u5b66\u4e60"),
+        ("\u6df1\u5ea6\u5b66\u4e60 9999", "\u6df1\u5ea6\u5b66\u4e60"),
+    ):
+        write(folder / "words.txt", words)
+        build_alone(folder)
+        assert parts in searched(folder)["guide/"]
+
+
+def test_icons_of_the_site_are_read_each_time(folder: Path) -> None:
+    write(folder / "theme/.icons/mine/logo.svg", icon(1))
+    extension(
+        "pymdownx.emoji: {emoji_index: !!python/name:material.extensions.emoji.twemoji ,"
+        " emoji_generator: !!python/name:material.extensions.emoji.to_svg ,"
+        " options: {custom_icons: [theme/.icons]}}"
+    )(folder)
+    replace("docs/guide.md", "A word", ":mine-logo:")(folder)
+    for width in (1, 7):
+        write(folder / "theme/.icons/mine/logo.svg", icon(width))
+        build_alone(folder)
+        assert icon(width).encode() in content(folder / "site")["guide/index.html"]
+
+
+def test_a_function_of_the_site_is_asked_each_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(folder)
+    extension("toc: {slugify: !!python/name:slugs_of_mine.slug }")(folder)
+    for anchor in ("first", "second"):
+        code = f"def slug(text, separator):\n    return '{anchor}'\n"
+        write(folder / "slugs_of_mine.py", code)
+        build(folder)
+        assert f'id="{anchor}"'.encode() in content(folder / "site")["guide/index.html"]
+        del sys.modules["slugs_of_mine"]
+
+
+def test_a_function_that_is_known_stays_comparable(folder: Path) -> None:
+    slugs = "!!python/object/apply:pymdownx.slugs.slugify {kwds: {case: lower}}"
+    option(f"markdown_extensions:\n  - toc:\n      slugify: {slugs}")(folder)
+    build(folder)
+    before = entries(folder)
+    build(folder)
+    assert entries(folder) == before
+    assert b'id="guide"' in content(folder / "site")["guide/index.html"]
+    replace("mkdocs.yml", "lower", "none")(folder)
+    build(folder)
+    assert b'id="Guide"' in content(folder / "site")["guide/index.html"]
+
+
+@pytest.mark.parametrize("shown", ["{{ build_date_utc }}", "{{ page.update_date }}"])
+def test_a_template_that_reads_the_clock_is_asked_each_time(folder: Path, shown: str) -> None:
+    replace("theme/main.html", "Mine", shown)(folder)
     build(folder)
     assert b"2023-11-14" in content(folder / "site")["guide/index.html"]
     build(folder, date=1_800_000_000)
     assert b"2027-01-15" in content(folder / "site")["guide/index.html"]
 
 
-HOOK = """
+def test_a_theme_that_reads_the_clock_is_asked_each_time(folder: Path) -> None:
+    """Those of MkDocs write the time of the build into the home page."""
+    replace("mkdocs.yml", "name: material", "name: readthedocs")(folder)
+    build(folder)
+    assert b"2023-11-14" in content(folder / "site")["index.html"]
+    build(folder, date=1_800_000_000)
+    assert b"2027-01-15" in content(folder / "site")["index.html"]
+
+
+PLUGIN = """
 from pathlib import Path
 
+import jinja2
+from mkdocs.plugins import BasePlugin
+from mkdocs.structure.nav import Link, Navigation
 
-class Post:
-    def __init__(self, text):
-        self.text = text
+
+class Said:
+    def __init__(self):
+        self.text = Path("said.txt").read_text()
 
     def __str__(self):
-        return "a post"
+        return "what was said"
 
 
-def on_page_context(context, **kwargs):
-    context["posts"] = [Post(Path("post.txt").read_text())]
+class Plugin(BasePlugin):
 """
 
 
-def test_a_template_that_shows_what_we_do_not_know_is_asked_each_time(folder: Path) -> None:
-    """As a blog's index shows its posts, which are objects of their own."""
-    write(folder / "hook.py", HOOK)
-    write(folder / "post.txt", "The first.\n")
-    replace("mkdocs.yml", "strict:", "hooks: [hook.py]\nstrict:")(folder)
-    replace("theme/main.html", "Mine", "{{ posts[0].text if posts }}")(folder)
-    build(folder)
-    write(folder / "post.txt", "The second.\n")
-    build(folder)
-    assert b"The second." in content(folder / "site")["guide/index.html"]
+@pytest.fixture
+def installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Install a plugin of which a method is given, and use it after all others."""
+
+    def install(method: str) -> None:
+        write(folder / "lib/saying_plugin.py", PLUGIN + indent(dedent(method), "    "))
+        monkeypatch.syspath_prepend(folder / "lib")
+        monkeypatch.delitem(sys.modules, "saying_plugin", raising=False)
+        known = dict(MkDocsConfig._schema)["plugins"].installed_plugins
+        point = EntryPoint("saying", "saying_plugin:Plugin", "mkdocs.plugins")
+        monkeypatch.setitem(known, point.name, point)
+        replace("mkdocs.yml", "- marginalia", "- marginalia\n  - saying")(folder)
+
+    return install
+
+
+SAID = "{% include 'said.txt' %}"
 
 
 @pytest.mark.parametrize(
@@ -355,19 +510,86 @@ def test_a_template_that_shows_what_we_do_not_know_is_asked_each_time(folder: Pa
             "tests['first'] = lambda name: 'The first' in Path(name).read_text()",
             "{{ 'The first.' if 'said.txt' is first else 'The second.' }}",
         ),
+        ("globals['said'] = jinja2.Template(Path('said.txt').read_text()).render", "{{ said() }}"),
+        ("loader = jinja2.FileSystemLoader(['.', *env.loader.searchpath])", SAID),
+        ("loader = jinja2.ChoiceLoader([jinja2.FileSystemLoader('.'), env.loader])", SAID),
+        (
+            "finalize = lambda value: Path('said.txt').read_text() if value == 'it' else value",
+            "{{ 'it' }}",
+        ),
+        (
+            "trim_blocks = 'first' in Path('said.txt').read_text()",
+            "{% set line %}{% if true %}\n{% endif %}{% endset %}"
+            "{{ 'The second.' if line else 'The first.' }}",
+        ),
     ],
 )
 def test_what_a_plugin_adds_to_templates_is_asked_each_time(
-    folder: Path, added: str, shown: str
+    folder: Path, installed: Callable[[str], None], added: str, shown: str
 ) -> None:
-    hook = f"from pathlib import Path\n\n\ndef on_env(env, **_):\n    env.{added}\n"
-    write(folder / "hook.py", hook)
-    replace("mkdocs.yml", "strict:", "hooks: [hook.py]\nstrict:")(folder)
-    replace("theme/main.html", "Mine", shown)(folder)
+    installed(f"def on_env(self, env, **_):\n    env.{added}\n")
+    check_said(folder, shown)
+
+
+def check_said(folder: Path, shown: str) -> None:
+    """A page shows what a plugin reads in a file, also when that has changed."""
+    shows(shown)(folder)
     for said in ("The first.", "The second."):
         write(folder / "said.txt", said)
         build(folder)
         assert said.encode() in content(folder / "site")["guide/index.html"]
+
+
+NAV = """
+    def on_nav(self, nav, **_):
+        link = Link(Path("said.txt").read_text(), "/")
+        return Navigation([*nav.items, link], nav.pages)
+    """
+EXTRA = """
+    def on_env(self, env, config, **_):
+        config.extra["said"] = Path("said.txt").read_text()
+    """
+ATTRIBUTE = """
+    def on_page_content(self, html, page, **_):
+        if page.is_index:
+            page.typeset = {"title": Path("said.txt").read_text()}
+    """
+FUNCTION = """
+    def on_page_context(self, context, **_):
+        context["said"] = lambda: Path("said.txt").read_text()
+    """
+OBJECT = """
+    def on_page_context(self, context, **_):
+        context["said"] = Said()
+    """
+META = """
+    def on_page_content(self, html, page, **_):
+        page.meta["said"] = Said()
+    """
+STYLES = """
+    def on_page_context(self, context, **_):
+        context["extra_css"].append(Path("said.txt").read_text())
+    """
+
+
+@pytest.mark.parametrize(
+    ("method", "shown"),
+    [
+        (NAV, ""),
+        (EXTRA, "{{ config.extra.said }}"),
+        (ATTRIBUTE, ""),
+        (FUNCTION, "{{ said() if said }}"),
+        (OBJECT, "{{ said.text if said }}"),
+        (META, "{{ page.meta.said.text if page }}"),
+        (STYLES, "{{ extra_css | last }}"),
+    ],
+    ids=["navigation", "setting", "attribute", "function", "object", "meta", "styles"],
+)
+def test_what_a_plugin_says_is_seen(
+    folder: Path, installed: Callable[[str], None], method: str, shown: str
+) -> None:
+    installed(method)
+    check_said(folder, shown)
 
 
 def test_a_template_is_compiled_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,3 +609,11 @@ def test_a_template_is_compiled_once(folder: Path, monkeypatch: pytest.MonkeyPat
     assert "main.html" in names
     assert "base.html" not in names
     assert b"Yours" in content(folder / "site")["guide/index.html"]
+
+
+def test_what_is_remembered_is_bounded(folder: Path) -> None:
+    replace("mkdocs.yml", "- marginalia", "- marginalia: {cache_size: 1}")(folder)
+    replace("docs/guide.md", "A word.", "A word.\n\n" * 100_000)(folder)
+    assert build(folder).returncode == 0
+    kept = (folder / ".cache/marginalia").rglob("*")
+    assert 0 < sum(path.stat().st_size for path in kept if path.is_file()) < 1_000_000

@@ -17,13 +17,15 @@ from mkdocs.structure.pages import Page
 from marginalia.ahead import await_saves
 from marginalia.assemble import Site, assemble
 from marginalia.errors import MarginaliaError
+from marginalia.limits import MB
 from marginalia.links import dangling
 from marginalia.memo import Memo
 from marginalia.options import Options
 from marginalia.progress import reporter
-from marginalia.rebuild import Rebuild, Served, watch
+from marginalia.rebuild import Rebuild, Served, Sources, watch
 from marginalia.report import Report
 from marginalia.reuse import Reuse
+from marginalia.store import Store
 
 log = logging.getLogger("mkdocs.plugins.marginalia")
 
@@ -55,10 +57,12 @@ class Building:
         self._site = Site()
         self._built: Served | None = None  # all but written
         self._served: Served | None = None
+        self._sources: Sources | None = None  # of the first build
 
     def add_pages(self, files: Files, config: MkDocsConfig, options: Options) -> None:
         """Run the demos and add their pages; a page that the site has itself stays as it is."""
         self._served = self._built = None
+        self._sources = self._sources or Sources.now(config, options.papers)
         self._site = site = self._assembled(options)
         self._reuse = Reuse(self._remembered(options), config, site.reads)
         for link in site.dangling:
@@ -101,6 +105,14 @@ class Building:
         Raises:
             Abort: A module failed.
         """
+        try:
+            self._judge(config, options, keep_going=keep_going)
+        finally:  # MkDocs has had what it asks for remembered, too
+            room = options.cache_size * MB - Store(options.cache).size()
+            self._remembered(options).prune(max(0, room))
+
+    def _judge(self, config: MkDocsConfig, options: Options, *, keep_going: bool) -> None:
+        """See `end`."""
         self._served = self._built
         for failure in self.report.failures():
             log.error("%s", failure)
@@ -125,11 +137,20 @@ class Building:
             folder: That of the modules.
             options: What the site is made from, as its configuration says now.
         """
-        again = Rebuild(
-            server.builder, lambda: self._served, lambda config: self._assembled(options(config))
+        first = self._sources
+        assert first is not None
+        server.builder = Rebuild(
+            server.builder,
+            lambda: self._served,
+            lambda config: self._assembled(options(config)),
+            first,
         )
-        server.builder = again
-        watch(server, folder)
+
+        def missed() -> bool:
+            served = self._served
+            return served is None or Sources.now(served.config, Path(folder)) != first
+
+        watch(server, folder, missed)
         await_saves([*self._site.pages.values()])
 
     def _assembled(self, options: Options) -> Site:

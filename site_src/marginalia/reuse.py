@@ -12,6 +12,7 @@ import functools
 import inspect
 import json
 import logging
+import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -27,28 +28,43 @@ from mkdocs.structure.pages import Page
 from mkdocs.structure.toc import AnchorLink, get_toc
 
 from marginalia.memo import Memo, digest
-from marginalia.templates import added, keep_compiled
+from marginalia.templates import added, folders, keep_compiled
 
-# Extensions whose HTML depends on the Markdown, their settings and nothing else; the first are
-# those of Python-Markdown, by short names. (Those of mkdocstrings and autorefs tell their plugins
-# things as well: see `_Told`.)
-_PURE = (
+# Extensions whose HTML depends on the Markdown, their settings and nothing else: those of
+# Python-Markdown that have short names, and the modules of others. (Those of mkdocstrings and
+# autorefs tell their plugins things as well: see `_Told`.)
+_SHORT = (
     *("abbr", "admonition", "attr_list", "def_list", "extra", "fenced_code", "footnotes"),
     *("md_in_html", "meta", "nl2br", "sane_lists", "smarty", "tables", "toc", "wikilinks"),
+)
+_PURE = (
     "markdown.extensions.",
-    "marginalia.mathml",
-    "marginalia.verbatim",
+    "marginalia.mathml.",
+    "marginalia.verbatim.",
     "mkdocs_autorefs.",
     "mkdocstrings.",
     "pymdownx.",
 )
-_READS_FILES = ("pymdownx.b64", "pymdownx.snippets")
+_READS_FILES = ("pymdownx.b64.", "pymdownx.snippets.")
+_EMOJI = "pymdownx.emoji"
+
+# Where functions come from that settings may name: they depend on what they are given, and on files
+# that are installed.
+_PURE_FUNCTIONS = (*_PURE, "material.extensions.", "materialx.")
 
 # Settings that no template shows, or that a page's content shows already.
 _ELSEWHERE = (
     *("config_file_path", "site_dir", "dev_addr", "watch", "strict", "validation", "plugins"),
-    *("markdown_extensions", "mdx_configs", "theme", "exclude_docs", "draft_docs", "not_in_nav"),
+    *("markdown_extensions", "theme", "exclude_docs", "draft_docs", "not_in_nav"),
 )
+
+# What templates that are made again in each build have in them: the clock, and the list of all
+# pages, which no key holds.
+_CLOCK = (b"build_date", b"now(", b"update_date")
+_ALL_PAGES = re.compile(rb"\{[{%](?:[^}]*[^./\w}])?pages\b")
+
+# Options of a search plugin that name files.
+_DICTIONARIES = ("jieba_dict", "jieba_dict_user")
 
 
 log = logging.getLogger("mkdocs.plugins.marginalia")
@@ -71,10 +87,9 @@ class Reuse:
         self._memo = memo
         self._config = config
         self._entries: dict[str, list[dict[str, Any]]] = {}
-        self._settings = _plain({k: v for k, v in config.items() if k not in _ELSEWHERE})
         self._plugins = _plain({k: _options(p) for k, p in config.plugins.items()})
         self._markdown = _markdown_settings(config)
-        if None in (self._settings, self._plugins, self._markdown):
+        if None in (self._plugins, self._markdown):
             log.debug("options hold what cannot be compared, so pages are made again in each build")
 
     # Markdown
@@ -107,7 +122,9 @@ class Reuse:
             render(config, lookups)
         # MkDocs that is told to explain itself does not note which anchors a page links to.
         explaining = logging.getLogger(type(page).__module__).isEnabledFor(logging.DEBUG)
-        if not complaints and not explaining:
+        # What goes there, mkdocstrings takes later from the modules that it has read.
+        is_open = "<backlinks " in (page.content or "")
+        if not complaints and not explaining and not is_open:
             self._memo.put(key, {**_html(page), **told.found(), "looked_up": lookups.urls})
 
     def _tell(self, page: Page, known: Mapping[str, Any]) -> None:
@@ -128,20 +145,24 @@ class Reuse:
         for plugin in self._config.plugins.values():
             index = getattr(plugin, "search_index", None)
             entries = getattr(index, "entries", getattr(index, "_entries", None))
-            if index is not None and isinstance(entries, list) and self._plugins is not None:
+            if index is None or any(plugin.config.get(option) for option in _DICTIONARIES):
+                continue
+            if isinstance(entries, list) and self._plugins is not None:
                 add = functools.partial(self._add, entries, index.add_entry_from_context)
                 index.add_entry_from_context = add
 
     def _add(self, entries: list[dict[str, Any]], add: Callable[[Page], None], page: Page) -> None:
-        key = self._memo.key("search", *self._facts(page), self._plugins)
-        known = self._memo.get(key)
+        facts = _facts(page)
+        key = self._memo.key("search", facts, self._plugins)
+        known = self._memo.get(key) if facts else None
         if known is None:
             before = len(entries)
             with _to_be_searched(page):
                 add(page)
             known = {"entries": entries[before:]}
             del entries[before:]
-            self._memo.put(key, known)
+            if facts:
+                self._memo.put(key, known)
         self._replace(entries, page.url, known["entries"])
 
     def _replace(self, entries: list[dict[str, Any]], url: str, new: list[dict[str, Any]]) -> None:
@@ -159,16 +180,41 @@ class Reuse:
     def templates(self, env: jinja2.Environment, nav: Any) -> None:
         """Answer the theme's templates where they are asked for a page."""
         keep_compiled(env, self._memo)
-        theme = _theme(self._config)
-        if self._settings is None or self._plugins is None or theme is None:
+        if self._plugins is None:
             return
-        said = digest(json.dumps([self._settings, self._plugins, theme, _plain_nav(nav)]))
 
-        def around() -> str | None:  # asked later: plugins after this one may still add something
+        @functools.cache
+        def site() -> str | None:
+            return self._site(nav)
+
+        # Asked later: plugins after this one may still add something.
+        def around(context: Mapping[str, Any]) -> str | None:
             more = added(env)
-            return None if more is None else f"{said} {more}"
+            is_whole = folders(env) == self._config.theme.dirs and context.get("nav") is nav
+            if more is None or not is_whole or site() is None:
+                return None
+            return f"{site()} {more}"
 
         env.template_class = type("Template", (_Template,), {"reuse": self, "around": around})
+
+    def _site(self, nav: Any) -> str | None:
+        """What all pages of the site show; None if it has no content to compare."""
+        settings = {k: v for k, v in self._config.items() if k not in _ELSEWHERE}
+        theme = None if self._reads_clock() else _theme(self._config)
+        facts = [_plain(settings), self._plugins, theme, _plain(_plain_nav(nav))]
+        if None in facts:
+            log.debug(
+                "settings hold what cannot be compared, so templates are filled in each build"
+            )
+            return None
+        return digest(json.dumps(facts))
+
+    def _reads_clock(self) -> bool:
+        """Whether the theme that is installed shows when a site was built."""
+        own = own_templates(self._config)
+        installed = [folder for folder in self._config.theme.dirs if folder not in own]
+        key = self._memo.key("clock", installed)
+        return bool(self._memo.ask(key, lambda: {"read": _read_clock(installed)})["read"])
 
     def _page(
         self,
@@ -178,13 +224,12 @@ class Reuse:
         render: Callable[[], str],
     ) -> str:
         page = context["page"]
+        facts, place = _facts(page), _place(page)
         more = _plain({k: v for k, v in context.items() if k not in _KNOWN})
-        if more is None or around is None:
+        if None in (around, facts, place, more):
             return render()
-        near = [(p.title, p.url) if p else None for p in (page.previous_page, page.next_page)]
-        above = [item.title for item in page.ancestors]
-        place = [near, above, page.edit_url, page.canonical_url, page.is_homepage]
-        key = self._memo.key("page", around, name, *self._facts(page), place, more)
+        text = digest(page.markdown or "")
+        key = self._memo.key("page", around, name, facts, text, place, more)
         content = page.content or ""
         known = self._memo.get(key)
         if known is None:
@@ -194,19 +239,12 @@ class Reuse:
             return html
         return str(known["before"] + (content if known["content"] else "") + known["after"])
 
-    def _facts(self, page: Page) -> list[Any]:
-        """What search and templates see of a page."""
-        toc = [_plain_toc(item) for item in page.toc]
-        meta = json.dumps(page.meta, default=str, sort_keys=True)
-        content = digest(page.content or "")
-        return [content, page.title, page.url, page.file.src_uri, meta, digest(json.dumps(toc))]
-
 
 class _Template(jinja2.Template):
     """A template that remembers what it gave for a page."""
 
     reuse: Reuse
-    around: ClassVar[Callable[[], str | None]]
+    around: ClassVar[Callable[[Mapping[str, Any]], str | None]]
 
     def render(self, *args: Any, **kwargs: Any) -> str:
         """The page, as `jinja2.Template.render` has it."""
@@ -214,7 +252,7 @@ class _Template(jinja2.Template):
         render = functools.partial(super().render, *args, **kwargs)
         if kwargs or context.get("page") is None:
             return render()
-        return self.reuse._page(type(self).around(), self.name, context, render)
+        return self.reuse._page(type(self).around(context), self.name, context, render)
 
 
 # Code of ours as it stands on a page, and tags in it that say nothing to a search.
@@ -247,13 +285,37 @@ def _to_be_searched(page: Page) -> Iterator[None]:
 
 
 # What every page's context has, and is part of a key in other words or of the whole site's.
-_KNOWN = (
-    *("nav", "pages", "base_url", "extra_css", "extra_javascript", "mkdocs_version"),
-    *("properdocs_version", "build_date_utc", "config", "page"),
-)
+_KNOWN = ("nav", "pages", "build_date_utc", "config", "page")
 
 
 # Keys
+
+
+def _facts(page: Page) -> str | None:
+    """What search and templates see of a page; None if it has no content to compare."""
+    toc = [_plain_toc(item) for item in page.toc]
+    return _plain([digest(page.content or ""), _shown(page), toc])
+
+
+def _place(page: Page) -> str | None:
+    """What stands around a page, as its templates see it; None as above."""
+    near = [item and _shown(item) for item in (page.previous_page, page.next_page)]
+    return _plain([near, [_shown(item) for item in page.ancestors], page.is_homepage])
+
+
+def _shown(item: Any) -> dict[str, Any]:
+    """What templates see of a page, a section or a link, and what plugins have added to it."""
+    own = {k: v for k, v in vars(item).items() if k not in _INNER and not k.startswith("_")}
+    file = getattr(item, "file", None)
+    uri = file.src_uri if file else None
+    return {**own, "title": item.title, "url": getattr(item, "url", None), "uri": uri}
+
+
+# What MkDocs itself keeps in a page or a section, and is part of a key in other words.
+_INNER = (
+    *("children", "content", "file", "links_to_anchors", "markdown", "next_page", "parent"),
+    *("present_anchor_ids", "previous_page", "render", "toc", "update_date"),
+)
 
 
 def _options(plugin: Any) -> Any:
@@ -265,16 +327,31 @@ def _options(plugin: Any) -> Any:
 
 def _markdown_settings(config: MkDocsConfig) -> Any:
     """The Markdown extensions and their settings, or None if one is not known to be pure."""
-    for extension in config.markdown_extensions:
-        name = extension if isinstance(extension, str) else type(extension).__module__ + "."
-        known = name in _PURE or name.startswith(tuple(p for p in _PURE if p.endswith(".")))
-        if not known or name in _READS_FILES:
-            return None
-    names = [e if isinstance(e, str) else type(e).__qualname__ for e in config.markdown_extensions]
-    return _plain([names, config.mdx_configs, config.use_directory_urls])
+    known = [_extension(extension) for extension in config.markdown_extensions]
+    settings = config.mdx_configs
+    if not all(_is_pure(name, settings.get(name)) for name, _ in known):
+        return None
+    return _plain([known, settings, config.use_directory_urls, config.validation])
 
 
-def _plain(value: Any) -> Any:
+def _extension(extension: Any) -> tuple[str, Any]:
+    """An extension's name, as Python-Markdown has it, and the settings that it was made with."""
+    if isinstance(extension, str):
+        return extension, None
+    kind = type(extension)
+    return f"{kind.__module__}:{kind.__qualname__}", extension.getConfigs()
+
+
+def _is_pure(name: str, settings: Any) -> bool:
+    """Whether an extension reads nothing but the Markdown, its settings and installed files."""
+    module = name.partition(":")[0]
+    if module == _EMOJI and ((settings or {}).get("options") or {}).get("custom_icons"):
+        return False
+    is_known = module in _SHORT or f"{module}.".startswith(_PURE)
+    return is_known and not f"{module}.".startswith(_READS_FILES)
+
+
+def _plain(value: Any) -> str | None:
     """A digest of settings; None if they hold what cannot be told apart by content."""
     try:
         return digest(json.dumps(value, default=_named, sort_keys=True))
@@ -283,13 +360,17 @@ def _plain(value: Any) -> Any:
 
 
 def _named(value: Any) -> Any:
-    """Settings that are no JSON: functions and types by name, collections by content."""
+    """Settings that are no JSON: known functions by name, collections by content."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, set | frozenset):
         return sorted(value)
-    if inspect.isroutine(value) or isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if inspect.isfunction(value) or isinstance(value, type):
+        name = f"{value.__module__}.{value.__qualname__}"
+        if name.startswith(_PURE_FUNCTIONS) and "<" not in name:  # what a closure holds is hidden
+            return name
     if type(value).__module__.partition(".")[0] in _SHOWN_WHOLE:
         return str(value)
     raise TypeError(f"{type(value)} has no content to compare")
@@ -305,9 +386,7 @@ def _plain_toc(item: AnchorLink) -> dict[str, Any]:
 
 
 def _plain_nav(nav: Any) -> list[Any]:
-    return [
-        [item.title, getattr(item, "url", None), _plain_nav(item.children or ())] for item in nav
-    ]
+    return [[_shown(item), _plain_nav(item.children or ())] for item in nav]
 
 
 def own_templates(config: MkDocsConfig) -> list[str]:
@@ -317,20 +396,35 @@ def own_templates(config: MkDocsConfig) -> list[str]:
 
 
 def _theme(config: MkDocsConfig) -> Any:
-    """The theme, its settings, the user's own templates; None if one of these reads the clock."""
+    """The theme's settings and the user's own templates; None if they cannot be compared."""
+    settings = _plain({name: config.theme[name] for name in config.theme})
     files = [
-        (path.relative_to(folder).as_posix(), path.read_bytes())
-        for folder in map(Path, own_templates(config))
-        for path in sorted(folder.rglob("*.*"))
-        if path.is_file()
+        (name, path.read_bytes())
+        for folder in own_templates(config)
+        for name, path in _files(folder)
     ]
-    if any(word in content for _, content in files for word in (b"build_date", b"now(")):
+    if settings is None or any(_is_new(content) for _, content in files):
         return None
-    return [
-        str(config.theme.name),
-        _plain({name: config.theme[name] for name in config.theme}),
-        [(name, digest(content)) for name, content in files],
-    ]
+    return [str(config.theme.name), settings, [(name, digest(content)) for name, content in files]]
+
+
+def _files(folder: str) -> list[tuple[str, Path]]:
+    """The files in a folder, also behind links, by their names in it."""
+    found = (Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted((path.relative_to(folder).as_posix(), path) for path in found if path.is_file())
+
+
+def _is_new(template: bytes) -> bool:
+    """Whether a template of the user's may give something else in each build."""
+    return any(word in template for word in _CLOCK) or bool(_ALL_PAGES.search(template))
+
+
+def _read_clock(themes: list[str]) -> bool:
+    """Whether a template of a theme that is installed shows when a site was built."""
+    files = (path for theme in themes for path in Path(theme).rglob("*.html"))
+    return any(
+        b"build_date" in text or b"update_date" in text for text in map(Path.read_bytes, files)
+    )
 
 
 # Markdown to HTML, and what else comes of it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 from typing import Any
 
@@ -19,19 +20,31 @@ _OWN = {
     for functions in (DEFAULT_NAMESPACE, FILTERS, TESTS)
     for function in functions.values()
 }
-_PURE = ("gettext.", "jinja2.", "mkdocs.", "properdocs.")
+_PURE = (
+    "jinja2.",
+    *("mkdocs.localization.", "mkdocs.utils.templates."),
+    *("properdocs.localization.", "properdocs.utils.templates."),
+)
 
 
 def added(env: jinja2.Environment) -> str | None:
-    """What plugins have added to an environment; None if it does not show its content.
+    """What plugins have added to an environment and set; None if it does not show its content.
 
     Args:
         env: The environment, after all plugins had their say.
     """
-    asked = (*env.filters.values(), *env.tests.values())
+    asked = (
+        *env.filters.values(),
+        *env.tests.values(),
+        *map(type, env.extensions.values()),
+        *filter(callable, (env.autoescape, env.finalize, env.undefined)),
+    )
     values = {name: value for name, value in env.globals.items() if not _is_known(value)}
+    settings = {
+        name: value for name, value in vars(env).items() if isinstance(value, bool | int | str)
+    }
     try:
-        more = json.dumps(values, sort_keys=True)
+        more = json.dumps([values, settings, env.policies], sort_keys=True)
     except (TypeError, ValueError):
         return None
     return more if all(map(_is_known, asked)) else None
@@ -39,7 +52,20 @@ def added(env: jinja2.Environment) -> str | None:
 
 def _is_known(function: Any) -> bool:
     """Whether a function gives the same as long as the same packages are installed."""
-    return id(function) in _OWN or f"{getattr(function, '__module__', '')}.".startswith(_PURE)
+    if id(function) in _OWN:
+        return True
+    if inspect.ismethod(function):  # of an object, whose content is hidden
+        return function.__module__ == "gettext"
+    is_code = inspect.isroutine(function) or isinstance(function, type)
+    return is_code and f"{function.__module__}.".startswith(_PURE)
+
+
+def folders(env: jinja2.Environment) -> list[str] | None:
+    """Where an environment finds templates; None if not, or not only, in folders."""
+    loader = env.loader
+    if not isinstance(loader, jinja2.FileSystemLoader) or not _is_known(type(loader)):
+        return None
+    return list(loader.searchpath)
 
 
 def keep_compiled(env: jinja2.Environment, memo: Memo) -> None:
@@ -70,7 +96,8 @@ class _Compiled(BytecodeCache):
 
         Jinja asks filters and tests about constants when it compiles.
         """
-        if added(self._env) is None:
+        more = added(self._env)
+        if more is None:
             return None
         extensions = sorted(self._env.extensions)
-        return self._memo.key("template", bucket.key, bucket.checksum, extensions)
+        return self._memo.key("template", bucket.key, bucket.checksum, extensions, more)

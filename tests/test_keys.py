@@ -12,6 +12,9 @@ import marginalia
 import pytest
 from marginalia import keys
 from marginalia.keys import inputs
+from marginalia.runner import Job, run_all
+from marginalia.snippet import runnable
+from marginalia.store import Store
 
 PACKAGE = Path(marginalia.__file__).parent
 
@@ -275,6 +278,218 @@ def test_machines_differ_in_versions_but_not_in_builds() -> None:
     ]
 
 
+# Prose that counts
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        "print(helper.f.__doc__)",
+        "inspect.getdoc(helper.f)",
+        "print(inspect.getsource(helper.f))",
+        "help(helper.f)",
+        "doctest.testmod(helper)",
+    ],
+)
+@pytest.mark.parametrize(("reader", "read"), [("page", "helper"), ("helper", "page")])
+def test_docstrings_of_one_file_that_another_may_read(
+    tmp_path: Path, reading: str, reader: str, read: str
+) -> None:
+    other = 'def f():\n    """Doc one."""\n'
+    files = {"page.py": "import helper\n", "helper.py": "x = 1\n", "far.py": "x = 1\n"}
+    files["helper.py"] += "import far\n"
+    files[f"{read}.py"] += other
+    files[f"{reader}.py"] += f"{reading}\n"
+    write(tmp_path, files)
+    before = key(tmp_path, "page.py")
+    write(tmp_path, {f"{read}.py": files[f"{read}.py"].replace("one", "two")})
+    assert key(tmp_path, "page.py") != before
+    write(tmp_path, files | {"far.py": '"""Far."""\n\nx = 1\n'})
+    assert key(tmp_path, "page.py") != before
+    write(tmp_path, files)
+    assert key(tmp_path, "page.py") == before
+
+
+@pytest.mark.parametrize(
+    ("code", "counts"),
+    [
+        ("print(inspect.getsource(f))", True),
+        ("traceback.print_exc()", True),
+        ("log.exception('no')", True),
+        ("logging.basicConfig(format='%(lineno)d %(message)s')", True),
+        ("print(f.__code__.co_firstlineno)", True),
+        ("print(f.__code__)", True),
+        ("import dis; dis.dis(f)", True),
+        ("print(torch.export.export(model, inputs))", True),
+        ("from torch import export, nn", True),
+        ("print(torch.jit.script(f).graph)", True),
+        ("with warnings.catch_warnings(record=True) as caught: print(caught[0])", True),
+        ("print(Path(__file__).read_text())", True),
+        ("subprocess.run(['wc', '-l', __file__])", True),
+        ("print(f.__doc__)", False),  # comments and places are none of it
+        ("parser.add_argument('-x', help='more')", False),
+        ("data = Path(__file__).parent / 'data'", False),
+        ("data = Path(__file__).resolve().parents[1]", False),
+        ("data = Path(__file__).with_name('data.csv')", False),
+        ("data = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'data')", False),
+        ("warnings.warn('old')", False),
+        ("exporter, traceback_of, distance = 1, 2, 3", False),
+        ("x = 1  # inspect.getsource, traceback", False),
+    ],
+)
+def test_comments_and_places_count_only_where_they_may_show(
+    tmp_path: Path, code: str, counts: bool
+) -> None:
+    write(tmp_path, {"page.py": f"import helper\n\n{code}\n", "helper.py": "x = 1\n"})
+    before = key(tmp_path, "page.py")
+    write(tmp_path, {"helper.py": "# Moved.\n\nx = 1\n"})
+    assert (key(tmp_path, "page.py") != before) == counts
+    write(tmp_path, {"helper.py": "x = 1\n"})
+    write(tmp_path, {"page.py": f"import helper\n\n# Prose.\n\n{code}\n"})
+    assert (key(tmp_path, "page.py") != before) == counts
+
+
+PERCENT = """
+# %% [markdown]
+# # Title
+
+# %%
+x = 1
+x + 1
+x + 2
+def f():
+    '''Doc.'''
+x + 4
+
+# %% [markdown]
+# Prose.
+
+# %%
+x + 3
+"""
+
+LIGHT = """
+# ---
+# jupyter:
+#   jupytext: {}
+# ---
+
+# # Title
+
+x = 1
+x + 1
+x + 2
+
+# Prose.
+
+x + 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "old", "new", "counts"),
+    [
+        (PERCENT, "x + 1\n", "x + 1\n\n# %%\n", True),
+        (PERCENT, "x + 1\n", "x + 1\n# %% [markdown]\n# More.\n# %%\n", True),
+        (PERCENT, "\n# %% [markdown]\n# Prose.\n\n# %%\n", "", True),
+        (PERCENT, "x + 4\n", "# %%\nx + 4\n", True),
+        (PERCENT, "    '''Doc.'''\n", "    '''Doc.\n\n    More.\n    '''\n", False),
+        (PERCENT, "x + 1\n", "x + 1\n\n", False),
+        (PERCENT, "x + 1\n", "x + 1  # two\n# and\n", False),
+        (PERCENT, "Prose.", "Other prose.\n#\n# More of it.\n\n# %% [markdown]\n# Yes.", False),
+        (PERCENT, "# # Title", '"""Title"""', False),
+        (PERCENT, "\nx = 1", "# A comment\n\nx = 1", False),
+        (LIGHT, "x + 1\n", "x + 1\n\n", True),
+        (LIGHT, "x + 1\n", "x + 1\n\n# More.\n", True),
+        (LIGHT, "\n# Prose.\n\n", "# Prose.\n", True),
+        (LIGHT, "x + 1\n", "x + 1\n# More.\n", False),
+        (LIGHT, "# Prose.", "# Prose.\n\n\n# More.", False),
+        (LIGHT, "# Prose.\n", "# Prose.\n\n# %%\n", True),  # markers also end figures
+    ],
+)
+def test_where_the_cells_of_a_script_end(
+    tmp_path: Path, script: str, old: str, new: str, counts: bool
+) -> None:
+    assert old in script
+    write(tmp_path, {"page.py": script})
+    before = key(tmp_path, "page.py")
+    write(tmp_path, {"page.py": script.replace(old, new, 1)})
+    assert (key(tmp_path, "page.py") != before) == counts
+
+
+def test_a_cell_that_is_split_runs_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+
+    def values() -> list[tuple[int, str]]:
+        (ran,) = run_all([Job(page, tmp_path)], store=store, workers=1)
+        return [(output.line, output.data["text/plain"]) for output in ran.result.outputs]
+
+    page = tmp_path / "page.py"
+    page.write_text("# %%\nx = 1\nx + 1\nx + 2\n")
+    assert values() == [(4, "3")]
+    page.write_text("# %%\nx = 1\nx + 1\n\n# %%\nx + 2\n")
+    assert values() == [(3, "2"), (6, "3")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("of `k`", "that `k` has", False),
+        ('"""Doc of `k`."""\n', "", False),
+        ("prose.\n", "prose.\n\nMore.\n", False),
+        ('"""Doc of `k`."""', 'f"""{print(1)}"""', True),
+        ('"""Doc of `k`."""', '"""Doc of `k`.""".upper()', True),
+        ('"""Doc of `k`."""', 'j = """Doc of `k`."""', True),
+        ("j = 1", "j = 2", True),
+        ("import a\n", '"Where what is printed on the way to the page goes."\nimport a\n', True),
+        ("import a\n", 'import a\n"""Doc of `a`."""\n', False),
+        ("from __future__", '"""Not at the top."""\nfrom __future__', True),  # a syntax error
+    ],
+)
+def test_a_string_alone_does_nothing(tmp_path: Path, old: str, new: str, counts: bool) -> None:
+    text = (
+        '"""A page."""\nfrom __future__ import annotations\nimport a\n\n'
+        'k = 1\n"""Doc of `k`."""\n\n"""\nMore prose.\n"""\n"one of"; "two of"; j = 1\nprint(k)\n'
+    )
+    assert old in text
+    write(tmp_path, {"page.py": text})
+    before = key(tmp_path, "page.py")
+    write(tmp_path, {"page.py": text.replace(old, new, 1)})
+    assert (key(tmp_path, "page.py") != before) == counts
+
+
+def test_a_blank_line_ends_a_line_that_a_backslash_continues(tmp_path: Path) -> None:
+    write(tmp_path, {"page.py": "a = x = 2\nx = a \\\n-a\n"})
+    before = key(tmp_path, "page.py")
+    write(tmp_path, {"page.py": "a = x = 2\nx = a \\\n\n-a\n"})
+    assert key(tmp_path, "page.py") != before
+
+
+# Names that mean something else where the demo runs
+
+
+@pytest.mark.parametrize(
+    ("page", "imported"),
+    [
+        ("topic/yaml.py", "import yaml\n"),  # the page's own folder is not on the import path
+        ("page.py", "from yaml import nodes\n"),  # a package comes before a bare folder
+    ],
+)
+def test_a_file_with_the_name_of_an_installed_package(
+    tmp_path: Path, page: str, imported: str
+) -> None:
+    write(tmp_path, {page: imported, "yaml/nodes.py": ""})
+    assert inputs(tmp_path / page, tmp_path, {}).needs["yaml"] == keys.versions("yaml")[0]
+
+
+def test_a_helper_that_moves(tmp_path: Path) -> None:
+    fallback = "try:\n    import fast\nexcept ImportError:\n    fast = None\n"
+    write(tmp_path, {"topic/page.py": fallback, "topic/fast.py": ""})
+    before = key(tmp_path)
+    (tmp_path / "topic/fast.py").rename(tmp_path / "fast.py")
+    assert key(tmp_path) != before
+
+
 # What a page may show
 
 
@@ -301,6 +516,7 @@ def demo():
     ("old", "new", "is_shown"),
     [
         ("PROSE", "Other prose.", False),
+        ("A page.", "The page.", False),
         ("Two and two.", "Twice two.", False),
         ("PROSE", "PROSE\n#\n# More of it.", False),
         ("Twice `x`.", "`x` two times.", True),
@@ -320,3 +536,50 @@ def test_what_shows_no_prose_depends_on_none(
     (before, all_before), (after, all_after) = found
     assert (before != after) == is_shown
     assert all_before != all_after
+
+
+BORROWED = """
+import helper
+
+
+def demo():
+    print(helper.both)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a = 1\nb = 2\n", "a = 1\n\nb = 2\n"),
+        ("a = 1\n'''One'''\nb = 2\n", "a = 1\n'''One\n\nTwo'''\nb = 2\n"),
+        ("# Why\na = 1\nc = 3\nb = 2\n", "# Why\na = 1\n\nc = 3\nb = 2\n"),
+        ("# Why\na = 1\n'''One'''\nb = 2\n", "# Why\na = 1\nb = 2\n"),
+        (
+            "# Why\nif 1:\n    a = 1\nc = 3\nb = 2\n",
+            "# Why\nif 1:\n    a = 1\n    # c\nc = 3\nb = 2\n",
+        ),
+        ("a = 1\ndef demo():\n    pass\nb = 2\n", "a = 1\ndef demo():\n\n    pass\nb = 2\n"),
+    ],
+)
+def test_how_the_statements_of_a_helper_stand(tmp_path: Path, before: str, after: str) -> None:
+    """A snippet keeps what is blank between them, and the comments that all belong to it."""
+    page = tmp_path / "page.py"
+    page.write_text(BORROWED)
+    shown, digests = [], []
+    for text in (before, after):
+        (tmp_path / "helper.py").write_text(f"{text}both = a + b\n")
+        shown.append(runnable(BORROWED, "demo", path=page, root=tmp_path))
+        digests.append(keys.reached(page, tmp_path, keys.View()))
+    assert shown[0] != shown[1]
+    assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize("names", ["demo", "(\n    demo,\n)"])
+def test_comments_of_a_demo_that_is_imported(tmp_path: Path, names: str) -> None:
+    page, helper = tmp_path / "page.py", tmp_path / "helper.py"
+    page.write_text(f"from helper import {names}\n\ndemo()\n")
+    found = []
+    for comment in ("one", "two"):
+        helper.write_text(f"def demo():\n    print(1)  # {comment}\n")
+        found.append(keys.reached(page, tmp_path, keys.View()))
+    assert found[0] != found[1]

@@ -29,6 +29,7 @@ from typing import Any, Literal, TextIO
 
 from marginalia.limits import MB, LimitError, Limits, Reason
 from marginalia.rewrite import blocks, demo_of, hook, last_line, prologue, statement
+from marginalia.rows import cell_ends
 from marginalia.values import scrubbed
 
 Kind = Literal["stdout", "stderr", "warning", "value", "figure"]
@@ -602,20 +603,14 @@ class Marks:
 
     def _cells(self, body: list[ast.stmt]) -> None:
         """Show the value of the last expression of each cell, and end the cell."""
-        marks = [i for i, line in enumerate(self._lines, 1) if re.match(r"#\s*(%%|In ?\[)", line)]
+        found, marked = cell_ends(body, self._lines)
+        ends = set(found)
         done: list[ast.stmt] = []
-        for node, following in zip(body, [*body[1:], None], strict=True):
+        for node in body:
             done.append(node)
-            last = node.end_lineno or node.lineno
-            until = following.lineno if following else len(self._lines) + 1
-            if marks:
-                ends = following is None or any(last < mark < until for mark in marks)
-            else:
-                ends = any(not line.strip() for line in self._lines[last : until - 1])
-                ends = ends or following is None
-            if ends and isinstance(node, ast.Expr) and not self._hidden(node):
+            if node in ends and isinstance(node, ast.Expr) and not self._hidden(node):
                 node.value = hook("show", node.value, True, at=node)
-            if ends and marks:
+            if node in ends and marked:
                 done.append(statement("cell", at=node))
         body[:] = done
 

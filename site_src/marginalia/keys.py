@@ -17,19 +17,21 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from marginalia import __version__
+from marginalia.contents import content
 from marginalia.errors import SourceError
 from marginalia.memo import digest
-from marginalia.rows import code_text, is_script
-from marginalia.source import plain_lines, read_source, tree_of
-from marginalia.syntax import end_of, is_text, start_of
+from marginalia.rows import Reads, cell_ends, code_text, is_script, prose_read
+from marginalia.source import Scan, read_bytes, read_source, scan_of, split_lines
+from marginalia.syntax import end_of, start_of
 
 FORMAT = 1  # of what is kept under a key
 CAPTURE = "worker"  # the module of ours whose imports are the capture code
@@ -94,7 +96,7 @@ def inputs(
         "device": device or device_kind(),
         "options": dict(options),
         "page": _Place.of(path, root).label,
-        "code": sorted(closure.code),
+        "code": sorted(closure.code()),
         "data": sorted((Path(os.path.relpath(f, root)).as_posix(), content(f)) for f in named),
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -107,15 +109,6 @@ def inputs(
         sources=sources,
         needs=needs,
     )
-
-
-def content(file: Path) -> str:
-    """The SHA-256 of a file's content; nothing if it cannot be read."""
-    try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def environment() -> dict[str, str]:
@@ -168,7 +161,8 @@ def capture_digest() -> str:
     package = Path(__file__).parent
     closure = _Closure(_Local((package.parent,), package.name), View())
     closure.start(package / f"{CAPTURE}.py", package.parent)
-    return hashlib.sha256(json.dumps(sorted(closure.code)).encode()).hexdigest()
+    code = sorted(closure.code(Reads.NOTHING))
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()
 
 
 class View:
@@ -180,10 +174,11 @@ class View:
         self._imports: dict[tuple[_Place, _Local], _Imported] = {}
 
     def content(self, file: Path) -> str:
-        """As the function `content` has it."""
+        """The SHA-256 of a source; nothing if it cannot be read."""
         if file not in self._contents:
-            self._contents[file] = content(file)
-        return self._contents[file]
+            with suppress(OSError):
+                self._contents[file] = hashlib.sha256(read_bytes(file)).hexdigest()
+        return self._contents.get(file, "")
 
     def facts(self, file: Path) -> _Facts:
         """What is in a file."""
@@ -250,13 +245,20 @@ class _Imported:
             self._add(_trail(folder, parts) or (), place.base)
 
     def _search(self, parts: tuple[str, ...]) -> None:
+        """Add the files that a name leads to, and what it leads to if Python passes these by.
+
+        A bare folder is a package only if nothing else has the name, and the page's own folder is
+        on the import path only if the demo puts it there.
+        """
+        root = self._local.folders[0]
+        found: list[Path] = []
         for folder in self._local.folders:
-            found = _trail(folder, parts)
+            found = _trail(folder, parts) or []
             if found:
-                self._add(found, folder)
-                return
-        # A bare folder is a namespace package only if nothing else has the name.
-        if parts[0] in sys.stdlib_module_names:
+                self._add(found, root if folder.is_relative_to(root) else folder)
+                break
+        sure = found and _module(root, parts[0])
+        if sure or parts[0] in sys.stdlib_module_names or (found and _spec(parts[0]) is None):
             return
         sources = _development_folder(parts[0])
         if sources is None:
@@ -277,7 +279,6 @@ class _Closure:
         view: The sources.
 
     Attributes:
-        code: Labels of the files (the same wherever the project lies), and digests of their code.
         places: The files.
         packages: Top-level names that are neither local nor in the standard library.
     """
@@ -285,7 +286,6 @@ class _Closure:
     def __init__(self, local: _Local, view: View) -> None:
         self.local = local
         self.view = view
-        self.code: list[tuple[str, str]] = []
         self.places: dict[Path, _Place] = {}
         self.packages: set[str] = set()
         self._waiting: list[_Place] = []
@@ -300,12 +300,27 @@ class _Closure:
             if package.is_file():
                 self._add(_Place.of(package, root))
         while self._waiting:
-            place = self._waiting.pop()
-            self.code.append((place.label, self.view.facts(place.file).code))
-            found = self.view.imported(place, self.local)
+            found = self.view.imported(self._waiting.pop(), self.local)
             self.packages |= found.packages
             for other in found.places.values():
                 self._add(other)
+
+    def code(self, reads: Reads | None = None) -> list[tuple[str, str]]:
+        """Labels of the files (the same wherever the project lies), and digests of their code.
+
+        Args:
+            reads: The prose that counts as code; by default what any of the files reads, for
+                `helper.f.__doc__` is found in another file than the docstring.
+        """
+        if reads is None:
+            reads = max(self.view.facts(file).reads for file in self.places)
+        return [(place.label, self._digest(place.file, reads)) for place in self.places.values()]
+
+    def _digest(self, file: Path, reads: Reads) -> str:
+        if reads is Reads.SOURCE:
+            return self.view.content(file)
+        facts = self.view.facts(file)
+        return facts.documented if reads is Reads.DOCSTRINGS else facts.code
 
     def _add(self, place: _Place) -> None:
         if place.file not in self.places:
@@ -389,6 +404,8 @@ class _Facts:
 
     Attributes:
         code: Digest of its code.
+        documented: The same with its docstrings.
+        reads: What its code may read of prose, here and in other files.
         lines: The lines of the file that the code's lines are.
         imports: What it imports.
         shown: Digest of what pages that import it may show of it.
@@ -396,6 +413,8 @@ class _Facts:
     """
 
     code: str
+    documented: str
+    reads: Reads = Reads.NOTHING
     lines: tuple[int, ...] = ()
     imports: tuple[_Import, ...] = ()
     shown: str = ""
@@ -425,9 +444,10 @@ class Memory:
 
     def recall(self, kept: Mapping[str, Any]) -> None:
         """Take over what `to_keep` gave to an earlier build."""
-        for content, (code, lines, imports, *others) in kept.items():
+        for source, (code, documented, reads, lines, imports, *others) in kept.items():
             found = tuple(_Import(n, tuple(module), tuple(names)) for n, module, names in imports)
-            self._facts.setdefault(content, _Facts(code, tuple(lines), found, *others))
+            facts = _Facts(code, documented, Reads(reads), tuple(lines), found, *others)
+            self._facts.setdefault(source, facts)
 
     def to_keep(self) -> dict[str, Any] | None:
         """All that was used, for JSON; None if nothing of it is new."""
@@ -436,8 +456,8 @@ class Memory:
         self._new = False
         return {
             content: [
-                *(facts.code, facts.lines, [astuple(item) for item in facts.imports]),
-                *(facts.shown, facts.asks),
+                *(facts.code, facts.documented, facts.reads, facts.lines),
+                *([astuple(item) for item in facts.imports], facts.shown, facts.asks),
             ]
             for content, facts in self._facts.items()
             if content in self._used
@@ -457,42 +477,77 @@ def _facts(file: Path) -> _Facts:
     with suppress(SourceError):
         if file.suffix in (".py", ".ipynb"):
             return memory.of(read_source(file))
-    return _Facts(hashlib.sha256(file.read_bytes()).hexdigest())
+    content = hashlib.sha256(file.read_bytes()).hexdigest()
+    return _Facts(content, content)
 
 
 def _read(text: str, content: str) -> _Facts:
     try:
-        code, numbers = code_text(text)
-        tree = tree_of(text)
+        code, numbers = code_text(text, reads=Reads.NOTHING)
+        documented, _ = code_text(text, reads=Reads.DOCSTRINGS)
+        scan = scan_of(text)
     except SourceError:
-        return _Facts(content)  # its run will say what is wrong with it
-    # The marker of a notebook script is no code, yet it decides what runs.
-    kind = "script" if is_script(text) else "module"
-    imports = tuple(dict.fromkeys(_imports(tree)))
-    asks = bool(_ASKS.search(text))
-    return _Facts(digest(f"{kind}\n{code}"), numbers, imports, _shown(tree, text), asks)
+        return _Facts(content, content)  # its run will say what is wrong with it
+    cells = _cells(scan.tree, text, numbers)
+    imports = tuple(dict.fromkeys(_imports(scan.tree)))
+    return _Facts(
+        code=digest(f"{cells}\n{code}"),
+        documented=digest(f"{cells}\n{documented}"),
+        reads=prose_read(text),
+        lines=numbers,
+        imports=imports,
+        shown=_shown(scan),
+        asks=any("demo" in found.names for found in imports) or bool(_ASKS.search(text)),
+    )
 
 
-# A demo that is imported, or reached through its module.
-_ASKS = re.compile(r"\bimport\b.*\bdemo\b|\.demo\b")
+def _cells(tree: ast.Module, text: str, numbers: Sequence[int]) -> str:
+    """Which lines of code end a cell: markers and blank lines are no code, yet decide what shows.
+
+    Args:
+        tree: The syntax tree of the source.
+        text: The source.
+        numbers: The lines of the file that the code's lines are.
+    """
+    if not is_script(text):
+        return "module"
+    ends, marked = cell_ends(tree.body, split_lines(text))
+    code = set(numbers)
+    last = [bisect_right(numbers, end_of(node)) for node in ends if node.lineno in code]
+    return f"script {marked} {last}"
 
 
-def _shown(tree: ast.Module, text: str) -> str:
+_ASKS = re.compile(r"\.\s*demo\b")  # a demo that is reached through its module
+
+
+def _shown(scan: Scan) -> str:
     """A digest of the statements that others may bring along, with the comments that touch them.
 
+    It says also which of them stand apart: blank lines are kept, and part what a comment speaks of.
     Other prose is shown on the module's own page only, and so is that of its demo.
     """
-    lines = plain_lines(text)
-    parts = []
-    for node in tree.body:
+    lines = scan.lines
+    texts = {text.start for text in (scan.docstring, *scan.texts) if text and text.lifted}
+    parts: list[str] = []
+    before = 0  # the last line of the statement above
+    for node in scan.tree.body:
+        top, last, code = start_of(node), end_of(node), ""
         if isinstance(node, ast.FunctionDef) and node.name == "demo":
-            parts.append(ast.unparse(node))
-        elif not is_text(node):
-            first = start_of(node) - 1
-            while first and lines[first - 1].startswith("#"):
-                first -= 1
-            parts.append("\n".join(lines[first : end_of(node)]))
+            code = ast.unparse(node)
+        elif node.lineno not in texts:
+            while top - 1 > before and lines[top - 2].startswith("#"):
+                top -= 1
+            code = "\n".join(lines[top - 1 : last])
+        parts += [_apart(lines[before : top - 1]), _apart(lines[top - 1 : last]), code]
+        before = last
     return digest("\n".join(parts))
+
+
+def _apart(lines: Sequence[str]) -> str:
+    """How lines part those above from those below."""
+    if any(not line.strip() for line in lines):
+        return "blank"
+    return "apart" if lines else ""
 
 
 def _imports(tree: ast.Module) -> Iterator[_Import]:
@@ -512,15 +567,20 @@ def _development_folder(name: str) -> Path | None:
 
     An editable install, or a folder on PYTHONPATH: its version says nothing of its code.
     """
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None
+    spec = _spec(name)
     origin = Path(spec.origin) if spec and spec.origin else Path()
     installed = {"site-packages", "dist-packages"} & {*origin.parts}
     if spec is None or installed or not origin.is_absolute():
         return None
     return origin.parent.parent if spec.submodule_search_locations else origin.parent
+
+
+@functools.cache
+def _spec(name: str) -> ModuleSpec | None:
+    """Where this process would import a top-level module from."""
+    with suppress(ImportError, ValueError, AttributeError):
+        return importlib.util.find_spec(name)
+    return None
 
 
 @functools.cache

@@ -7,14 +7,16 @@ comments, and its code without prose.
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 from pathlib import Path
 from typing import Literal
 
 from marginalia.errors import SourceError
+from marginalia.rewrite import prologue
 from marginalia.source import Comment, Definition, Scan, Text, cookie, scan_of, split_lines
 
 RowKind = Literal["front", "wide", "doc", "side", "code"]
@@ -432,18 +434,88 @@ def is_script(text: str) -> bool:
         return False
 
 
-_READS_DOCSTRINGS = re.compile(r"\b(?:__doc__|getdoc|doctest)\b")
-_READS_SOURCE = re.compile(r"\b(?:getsource|getsourcelines|getcomments|findsource|linecache)\b")
+def cell_ends(body: Sequence[ast.stmt], lines: Sequence[str]) -> tuple[list[ast.stmt], bool]:
+    """Find where the cells of a notebook script end.
+
+    Args:
+        body: The statements of its top level.
+        lines: The lines of the source.
+
+    Returns:
+        The last statement of each cell, and whether markers part the cells, not blank lines.
+    """
+    marks = [number for number, line in enumerate(lines, 1) if _CELL.match(line)]
+    ends = []
+    for node, following in zip(body, [*body[1:], None], strict=True):
+        last = node.end_lineno or node.lineno
+        until = following.lineno if following else len(lines) + 1
+        if marks:
+            parted = any(last < mark < until for mark in marks)
+        else:
+            parted = any(not line.strip() for line in lines[last : until - 1])
+        if parted or following is None:
+            ends.append(node)
+    return ends, bool(marks)
 
 
-def code_text(text: str, path: str | Path = "<source>") -> tuple[str, tuple[int, ...]]:
-    r"""Reduce a source to what can change its behaviour: no comments, docstrings or blank lines.
+_CELL = re.compile(r"#\s*(?:%%|In ?\[)")
 
-    Docstrings stay if the code reads them, and everything stays if it reads its own source.
+
+class Reads(IntEnum):
+    """What code may read, and show, of the prose around it."""
+
+    NOTHING = 0
+    DOCSTRINGS = 1
+    SOURCE = 2  # comments, or the numbers of lines
+
+
+_READS_DOCSTRINGS = re.compile(r"\b(?:__doc__|getdoc)\b")
+_READS_SOURCE = re.compile(
+    # source, or docstrings with the comments or the numbers of lines around them
+    r"\b(?:(?:getsource|getsourcelines|getcomments|findsource|linecache|pydoc|doctest|__file__"
+    # the numbers of lines
+    r"|\w*lineno|__code__|co_lines|co_positions|_getframe|currentframe|getframeinfo|gi_frame"
+    r"|inspect\.stack|import .*\bdis"
+    # tracebacks, warnings and records of a log, which say where they come from
+    r"|traceback|excepthook|exc_info|stack_info|faulthandler|unittest\.main|pytest\.main"
+    r"|record=True|formatwarning|captureWarnings|loguru"
+    # what torch notes of the origin of operations; and it goes by comments
+    r"|export|stack_trace|print_readable|detect_anomaly"
+    r"|torch(?:\.| import [\w\s,()]*\b)(?:jit|onnx|_dynamo))\b"
+    r"|help\(|exception\()"
+)
+# The folder that the code is in says nothing of it.
+_FOLDER = re.compile(
+    r"\bPath\(__file__\)(?:\.(?:resolve|absolute)\(\))?\.(?:parents?|with_name)\b"
+    r"|\bdirname\((?:os\.path\.)?(?:(?:abspath|realpath)\()?__file__\b"
+)
+
+
+def prose_read(text: str, path: str | Path = "<source>") -> Reads:
+    """Tell what the code of a source may read of prose, in whatever file it stands.
 
     Args:
         text: The source.
         path: Its name, for errors.
+
+    Raises:
+        SourceError: The running Python does not parse the text.
+    """
+    code = "\n".join(_without_prose(scan_of(text, path), docstrings=False).values())
+    if _READS_SOURCE.search(_FOLDER.sub("", code)):
+        return Reads.SOURCE
+    return Reads.DOCSTRINGS if _READS_DOCSTRINGS.search(code) else Reads.NOTHING
+
+
+def code_text(
+    text: str, path: str | Path = "<source>", *, reads: Reads | None = None
+) -> tuple[str, tuple[int, ...]]:
+    r"""Reduce a source to what can change its behaviour: no comments, docstrings or blank lines.
+
+    Args:
+        text: The source.
+        path: Its name, for errors.
+        reads: The prose that can change it too; by default what the code itself reads.
 
     Returns:
         The code with `\n` line ends, and for each of its lines its line number in the file. Two
@@ -453,12 +525,11 @@ def code_text(text: str, path: str | Path = "<source>") -> tuple[str, tuple[int,
         SourceError: The running Python does not parse the text.
     """
     scan = scan_of(text, path)
-    code = _without_prose(scan, docstrings=False)
-    everything = "\n".join(code.values())
-    if _READS_SOURCE.search(everything):
+    reads = prose_read(text, path) if reads is None else reads
+    if reads is Reads.SOURCE:
         code = dict(enumerate(scan.lines, 1))
-    elif _READS_DOCSTRINGS.search(everything):
-        code = _without_prose(scan, docstrings=True)
+    else:
+        code = _without_prose(scan, docstrings=reads is Reads.DOCSTRINGS)
     return "".join(f"{line}\n" for line in code.values()), tuple(code)
 
 
@@ -468,7 +539,7 @@ def _without_prose(scan: Scan, *, docstrings: bool) -> dict[int, str]:
     for comment in scan.tokens.comments.values():
         lines[comment.line] = lines[comment.line][: comment.column]
     found = (scan.docstring, *(definition.docstring for definition in scan.definitions))
-    removed = [] if docstrings else [docstring for docstring in found if docstring]
+    removed = [] if docstrings else [*filter(None, found), *_idle(scan)]
     for docstring in removed:
         if docstring.end > docstring.start:
             lines[docstring.end] = lines[docstring.end][docstring.end_column :]
@@ -480,8 +551,20 @@ def _without_prose(scan: Scan, *, docstrings: bool) -> dict[int, str]:
             lines[docstring.start] = only[: docstring.column] + only[docstring.end_column :]
     verbatim = _string_lines(scan, removed)
     left = {n: line if n in verbatim else line.rstrip() for n, line in lines.items()}
-    inside = {n + 1 for n in verbatim}
+    inside = {n + 1 for n, line in left.items() if n in verbatim or line.endswith("\\")}
     return {n: line for n, line in left.items() if line or n in verbatim or n in inside}
+
+
+def _idle(scan: Scan) -> list[Text]:
+    """The strings at the top level that do nothing there.
+
+    In a script they may end a cell. The first statement is where outputs start, and a string is not
+    allowed to come before an import from ``__future__``.
+    """
+    if _is_script(scan):
+        return []
+    first = scan.tree.body[prologue(scan.tree.body) :][:1]
+    return [text for text in scan.texts if text.lifted and text.start > first[0].lineno]
 
 
 def _string_lines(scan: Scan, removed: list[Text]) -> set[int]:

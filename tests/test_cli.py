@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from demos import wait_for
 
 GOOD = '''
 """A page about doubling."""
@@ -186,6 +189,30 @@ def test_wrong_use_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
     done = marginalia(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert "Usage" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--cpu-time", "--standby"])
+def test_a_limit_is_a_number(good: Path, option: str) -> None:
+    done = marginalia("check", good, option, "nan")
+    assert done.returncode == 2
+    assert f"'{option}': nan is not a number" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize("options", [["build", "-o", "site"], ["serve", "--port", "0"]])
+def test_who_is_ended_leaves_no_folder(
+    options: list[str], number: signal.Signals, gate: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "mine" / "waits.py", f"def demo():\n    open({str(gate)!r}).read()\n")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    line = [sys.executable, "-m", "marginalia", *options, "mine"]
+    variables = os.environ | {"TMPDIR": str(scratch)}
+    with subprocess.Popen(line, cwd=tmp_path, env=variables, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: list(scratch.glob("marginalia-*/mkdocs.yml")))
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert wait_for(lambda: not list(scratch.glob("marginalia-*")))
 
 
 @pytest.mark.parametrize("command", ["rows", "run", "snippet", "build", "serve", "new", "check"])

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from lxml import html
-from marginalia.demo import Result
+from marginalia.demo import Output, Result
 from marginalia.errors import SourceError
 from marginalia.links import Index
+from marginalia.outputs import output_html
 from marginalia.page import Context, Extras, Page, Prepared, error_page, render
 from marginalia.paper import load
 from marginalia.plugin import MarginaliaPlugin
@@ -497,6 +498,51 @@ def test_terminal_colours_become_spans(everything: Shown) -> None:
     (red,) = [pre for pre in everything.all("mg-stdout") if "red" in pre.text_content()]
     assert [(span.text, bool(span.get("class"))) for span in red.iter("span")] == [("red", True)]
     assert "\x1b" not in everything.html
+
+
+def output_of(kind: Any, mime: str, content: str) -> str:
+    """The HTML of an output that has one form."""
+    return output_html(Output(1, kind, {mime: content}), lambda name, _: name)
+
+
+def output_text(kind: str, mime: str, content: str) -> str:
+    """What a reader sees of it if it is shown as text."""
+    (element,) = html.fragments_fromstring(output_of(kind, mime, content))
+    assert not element.xpath(".//p | .//math")
+    return str(element.text_content())
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        ("\x1b]8;;https://example.org\x07link\x1b]8;;\x1b\\.\x1b]0;title\x07", "link."),
+        ("\x1b[2K\x1b[?25l\x1b[1;31mred\x1b[0m\x1b(0q\x1b(B\x1bM <i>", "red─ <i>"),
+        ("\x1b]8;;" * 33_000, "]8;;" * 33_000),
+        ("\x1b]8;;a\x07" * 33_000, ""),
+        ("\x1b\x1b]\x07]8;;" * 33_000, "]8;;" * 33_000),
+    ],
+)
+def test_control_sequences_of_a_terminal_are_no_text(printed: str, shown: str) -> None:
+    assert output_text("stdout", "text/plain", printed) == shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("text/markdown", "[" * 1_000),
+        ("text/markdown", "[" * 60_000),
+        ("text/markdown", "$a$ " * 60_000),
+        ("text/markdown", "1. " * 5_000),  # lists in lists: deeper than Python goes
+        ("text/latex", "x" * 60_000),
+    ],
+)
+def test_what_nobody_has_written_is_shown_as_it_is(kind: str, text: str) -> None:
+    assert output_text("value", kind, text) == text
+
+
+def test_a_table_of_links_and_formulas_is_markdown() -> None:
+    table = "| a | b |\n|---|---|\n" + "| [x](y) | $z$ |\n" * 100
+    assert output_of("value", "text/markdown", table).count("</math>") == 100
 
 
 def test_figures_are_files_in_light_and_dark(everything: Shown) -> None:

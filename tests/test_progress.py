@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from demos import HELLO, demo, wait_for, write
 from marginalia import __version__
-from marginalia.demo import Result
+from marginalia.demo import Failure, Result
+from marginalia.report import PageReport, Report
 from marginalia.runner import Job, Plan, Ran
 from marginalia.tally import Tally
 
@@ -362,6 +363,41 @@ def test_no_report_of_an_earlier_build_is_left(root: Path) -> None:
     build = mkdocs(root)
     assert build.returncode == 1, build.stderr
     assert not (root.parent / "out" / "report.json").exists()
+
+
+def test_a_report_is_text_whatever_is_said_in_it(tmp_path: Path) -> None:
+    failure = Failure("Error", "half \ud800, two halves \ud83d\ude00", 1)
+    page = PageReport("no\udcfftext.py", "no-text/", "failed", failures=(failure,))
+    Report(pages=[page]).write(tmp_path / "report.json")
+    found = checked(json.loads((tmp_path / "report.json").read_bytes()))
+    message = found["no\ufffdtext.py"]["failures"][0]["message"]
+    assert message == "half \ufffd, two halves \N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize("place", ["taken", "mkdocs.yml/report.json"])
+def test_a_report_that_cannot_be_written_is_the_user_s_to_mend(root: Path, place: str) -> None:
+    write(root, good=HELLO)
+    (root.parent / "taken").mkdir()
+    (root.parent / "mkdocs.yml").write_text(SITE.replace("out/report.json", place))
+    build = mkdocs(root)
+    assert build.returncode == 1
+    assert f"{place}` cannot be written: " in build.stderr
+    assert "Traceback" not in build.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_file_name_need_not_be_text(root: Path, options: list[str]) -> None:
+    path = Path(os.fsdecode(os.fsencode(root) + b"/no\xfftext.py"))
+    path.write_text("x = = 1\n")
+    line = [sys.executable, "-m", "marginalia", "check", "papers", *options]
+    variables = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    check = subprocess.run(line, cwd=root.parent, env=variables, capture_output=True, check=False)
+    assert check.returncode == 1
+    assert b"Traceback" not in check.stderr
+    if options:
+        assert list(checked(json.loads(check.stdout))) == ["papers/no\ufffdtext.py"]
+    else:
+        assert "papers/no\\udcfftext.py" in check.stdout.decode()
 
 
 def test_failures_end_the_log_as_an_editor_finds_them(root: Path) -> None:

@@ -32,8 +32,9 @@ def foresee(options: Options) -> None:
 
 
 def remember(options: Options) -> None:
-    """Note that a site was built now."""
-    (options.cache / _BUILT).touch()
+    """Note that a site was built now, if its cache can be written."""
+    with suppress(OSError):
+        (options.cache / _BUILT).touch()
 
 
 def await_saves(pages: Iterable[str]) -> None:

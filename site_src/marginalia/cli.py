@@ -6,7 +6,9 @@ Exit status: 0, or 1 when something on a page failed, or 2 for wrong use.
 from __future__ import annotations
 
 import functools
-import json
+import io
+import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -22,7 +24,7 @@ from marginalia.keys import device_kind
 from marginalia.limits import DEFAULTS, NAMES, Limits
 from marginalia.options import default_workers
 from marginalia.paper import discover, load, url_of
-from marginalia.report import PageReport, Report, failure_of
+from marginalia.report import PageReport, Report, failure_of, json_text
 from marginalia.rows import parse
 from marginalia.runner import Job, Ran, Status, run_isolated
 from marginalia.snippet import runnable
@@ -46,6 +48,18 @@ class _Command(click.Command):
 
 class _Group(click.Group):
     command_class = _Command
+
+
+class _Number(click.FloatRange):
+    """A number in a range; NaN is in none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
 
 
 def example(line: str) -> str:
@@ -80,7 +94,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 _RUN_OPTIONS = [
     click.option(
         "--standby",
-        type=click.FloatRange(min=0),
+        type=_Number(min=0),
         default=0,
         metavar="SECONDS",
         help="Leave the process that demos are forked from to a call within so many seconds.",
@@ -89,7 +103,7 @@ _RUN_OPTIONS = [
     *(
         click.option(
             f"--{name.replace('_', '-')}",
-            type=click.FloatRange(min=0, min_open=True),
+            type=_Number(min=0, min_open=True),
             default=getattr(DEFAULTS, name),
             show_default=True,
             help=f"{what} that one demo may use, unless its page says otherwise.",
@@ -108,6 +122,18 @@ _RUN_OPTIONS = [
 @click.version_option(__version__)
 def main() -> None:
     """Annotated Python modules become pages that prove themselves."""
+    for name in ("SIGHUP", "SIGTERM"):
+        number = getattr(signal, name, None)  # there is no SIGHUP on Windows
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _leave)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may be no text
+
+
+def _leave(number: int, _: object) -> None:
+    """End as an interrupt does: with temporary folders removed."""
+    signal.signal(number, signal.SIG_DFL)  # whoever asks twice means it
+    sys.exit(128 + number)
 
 
 @main.command(epilog=example("marginalia rows papers/attention/squeeze_excitation.py"))
@@ -350,8 +376,7 @@ def _print_result(file: Path, result: Result) -> None:
 
 
 def _print_json(data: Any) -> None:
-    json.dump(data, sys.stdout, ensure_ascii=False, indent=1)
-    sys.stdout.write("\n")
+    click.echo(json_text(data))  # at once, so that a pipe that is closed is met here
 
 
 if __name__ == "__main__":

@@ -82,12 +82,14 @@ class _Block(BlockArithmatexProcessor):  # type: ignore[misc]
 
     def run(self, parent: Element, blocks: list[str]) -> bool:
         """Typeset the block, or leave it to others where the environment has no end."""
-        for count in range(1, len(blocks) + 1):
-            text = "\n".join(blocks[:count])
-            if super().test(parent, text):
-                blocks[:count] = [text]
-                return bool(super().run(parent, blocks))
-        return False
+        begun = _BEGIN.match(blocks[0])
+        end = rf"\end{{{begun[1]}}}" if begun else ""
+        count = next((n for n, block in enumerate(blocks, 1) if end in block), 0)
+        text = "\n".join(blocks[:count])
+        if not count or not super().test(parent, text):
+            return False
+        blocks[:count] = [text]
+        return bool(super().run(parent, blocks))
 
     def generic_output(self, parent: Element, math: str) -> None:
         """Put the typeset formula into the page."""
@@ -113,6 +115,7 @@ class MathMLExtension(ArithmatexExtension):  # type: ignore[misc]
         md.parser.blockprocessors.register(block, "arithmatex-block", 79.9)
 
 
+_BEGIN = re.compile(r"\\begin\{([a-z]+\*?)\}")
 # As arithmatex has them, but over at the first end, so that text between two formulas is text.
 _DOLLARS = r"[$]{2}(?P<math>(?:\\.|[^\\$]|\$(?!\$))+?)[$]{2}"
 _ENVIRONMENT = (

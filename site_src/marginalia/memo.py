@@ -9,13 +9,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from marginalia.store import Store
+from marginalia.store import Store, StoreError
+
+log = logging.getLogger("mkdocs.plugins.marginalia")
 
 _PAGES = "pages"  # a folder for what is not worth as much as a finished demo
 _INSTALLED = (".dist-info", ".egg-info")
@@ -37,6 +41,7 @@ class Memo:
         self._store = store
         self._held: dict[str, dict[str, Any]] | None = {} if resident else None
         self._held_before: dict[str, dict[str, Any]] = {}
+        self._warned = False
 
     @classmethod
     def of(cls, cache: Path, *, resident: bool = False) -> Memo:
@@ -73,18 +78,16 @@ class Memo:
         return self._held[key]
 
     def put(self, key: str, answer: dict[str, Any]) -> None:
-        """Keep an answer that JSON can hold.
-
-        Raises:
-            StoreError: It cannot be written.
-        """
-        self._store.put(key, answer)
+        """Keep an answer that JSON can hold, if its folder can be written."""
+        with self._not_precious():
+            self._store.put(key, answer)
         if self._held is not None:
             self._held[key] = answer
 
     def prune(self, max_bytes: int) -> None:
         """Forget the answers that nobody asked for longest, until the others fit."""
-        self._store.prune(max_bytes)
+        with self._not_precious():
+            self._store.prune(max_bytes)
 
     def ask(self, key: str, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The answer; it is found out if it is not known."""
@@ -93,6 +96,16 @@ class Memo:
             known = answer()
             self.put(key, known)
         return known
+
+    @contextmanager
+    def _not_precious(self) -> Iterator[None]:
+        """Go on if the folder cannot be changed; the first time, say so."""
+        try:
+            yield
+        except StoreError as error:
+            if not self._warned:
+                log.warning("pages are not kept for the next build: %s", error)
+            self._warned = True
 
 
 def plain(value: Any) -> str:

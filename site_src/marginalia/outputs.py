@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from html import escape
 
 from ansi2html import Ansi2HTMLConverter
@@ -25,6 +26,18 @@ _RICHEST = (
 )
 _POINT = 4 / 3  # CSS pixels
 _MARKDOWN = ("tables", "fenced_code", "sane_lists", "marginalia.mathml")
+
+# What is larger than anybody writes is shown as it is: to typeset it could take hours.
+_LONGEST = 20_000  # characters of Markdown or TeX
+_MOST_STARTS = 200
+# Python-Markdown looks for the end of each of these (links, tags, formulas, headings) on its own.
+_STARTS = re.compile(r"[\[<]|\\[(b]|^ *=", re.MULTILINE)
+
+# Colours and what else ansi2html knows of a terminal; all other control sequences show nothing.
+_ESCAPE = re.compile(
+    r"(\x1b(?:\[[\d;:]*[A-Za-z]|\([0B]))"
+    r"|\x1b(?:[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\[[0-?]*[ -/]*[@-~]|[ -/]*[0-OQ-WYZ\\`-~])?"
+)
 
 SaveFile = Callable[[str, bytes], str]
 LetteredShape = tuple[Shape, tuple[str, ...]]
@@ -189,7 +202,7 @@ def _value(output: Output) -> str:
     mime = next((kind for kind in _RICHEST if kind in output.data), "text/plain")
     content = output.data.get(mime, "")
     if mime == "text/markdown":
-        mime, content = "text/html", Markdown(extensions=_MARKDOWN).convert(content)
+        mime, content = _from_markdown(content)
     if mime in ("text/html", "image/svg+xml"):
         frame = '<div class="mg-out mg-rich" tabindex="0" role="region" aria-label="Value">'
         return f"{frame}{content}</div>"
@@ -201,12 +214,24 @@ def _value(output: Output) -> str:
     return f'<pre class="mg-out mg-value">{_ansi(content)}</pre>'
 
 
+def _from_markdown(text: str) -> tuple[str, str]:
+    """Markdown as HTML, with its type; as the text that it is where nobody can have written it."""
+    if len(text) <= _LONGEST and len(_STARTS.findall(text)) <= _MOST_STARTS:
+        with suppress(RecursionError):
+            return "text/html", Markdown(extensions=_MARKDOWN).convert(text)
+    return "text/plain", text
+
+
 def _formula(latex: str) -> str:
-    try:
-        return to_mathml(latex.strip().strip("$").strip(), display=True)
-    except MarginaliaError:
-        return f"<code>{escape(latex)}</code>"
+    with suppress(MarginaliaError):
+        if len(latex) <= _LONGEST:
+            return to_mathml(latex.strip().strip("$").strip(), display=True)
+    return f"<code>{escape(latex)}</code>"
 
 
 def _ansi(text: str) -> str:
-    return Ansi2HTMLConverter(inline=False, escaped=True).convert(text, full=False)
+    """Text for a terminal as HTML."""
+    if "\x1b" not in text:
+        return escape(text, quote=False)
+    coloured = _ESCAPE.sub(r"\1", text)
+    return Ansi2HTMLConverter(inline=False, escaped=True).convert(coloured, full=False)

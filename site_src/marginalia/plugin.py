@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +55,7 @@ class _Positive(option.Type[Any]):
 
     def run_validation(self, value: object) -> Any:
         number = super().run_validation(value)
-        if isinstance(number, bool) or number <= 0:
+        if isinstance(number, bool) or not number > 0:  # as NaN is not
             raise ValidationError(f"Expected a number above 0 but received: {number}")
         return number
 
@@ -83,6 +85,15 @@ def _assets() -> dict[str, Path]:
     folder = _HERE / "assets"
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {f"{_ASSETS}/{path.relative_to(folder).as_posix()}": path for path in files}
+
+
+@contextmanager
+def _told_of_the_report(path: Path) -> Iterator[None]:
+    """An option that names what cannot be written is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise PluginError(f"`report: {path}` cannot be written: {error.strerror}") from error
 
 
 class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
@@ -130,10 +141,12 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
         """Run the demos and add their pages; a page that the site has itself stays as it is."""
         report = Path(self.config.report) if self.config.report and not self._serving else None
         if report:
-            report.unlink(missing_ok=True)  # an earlier build's is none of this one
+            with _told_of_the_report(report):
+                report.unlink(missing_ok=True)  # an earlier build's is none of this one
         self._building.add_pages(files, config, self._options(config))
         if report:
-            self.report.write(report)  # now: the build may be about to fail
+            with _told_of_the_report(report):
+                self.report.write(report)  # now: the build may be about to fail
         return files
 
     def on_nav(self, nav: Navigation, **_: Any) -> None:

@@ -131,8 +131,17 @@ class Report:
             OSError: It cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n"
-        path.write_text(text, encoding="utf-8")
+        path.write_text(f"{json_text(self.to_json())}\n", encoding="utf-8")
+
+
+def json_text(data: Any) -> str:
+    """JSON for every program: halves of characters, as file names have them, are replaced.
+
+    Args:
+        data: Plain dicts, lists, strings and numbers.
+    """
+    text = json.dumps(data, ensure_ascii=False, indent=1)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def failure_of(error: Exception) -> Failure:

@@ -117,6 +117,29 @@ ENDS = {
     "kills its group": Harm("import os\nos.killpg(0, 9)", "Crash", "SIGKILL"),
     "dies of a nameless signal": Harm("import os\nos.kill(0, 40)", "Crash", "by 40"),
     "asks": Harm("input('name: ')", "EOFError", "", 2),
+    "lets another process come to its end": Harm(
+        "import os\nif child := os.fork():\n    os.waitpid(child, 0)\n    os._exit(0)",
+        "Exit",
+        "status 0",
+    ),
+    "has no room for its result": Harm(
+        "import os\nos.remove('../crash.txt')\nos.symlink('/dev/full', '../crash.txt')\n"
+        "os.symlink('/dev/full', '../result.json')",
+        "Lost",
+        "No space left",
+    ),
+    "leaves other things than a trace and a result": Harm(
+        "import os\nos.remove('../crash.txt')\nos.mkfifo('../crash.txt')\n"
+        "open('x', 'w').close()\nos.symlink('work/x', '../result.json')",
+        "Exit",
+        "status 0",
+    ),
+    "leaves a trace without end": Harm(
+        "import os\nos.remove('../crash.txt')\nos.symlink('/dev/zero', '../crash.txt')\n"
+        "os._exit(3)",
+        "Exit",
+        "status 3",
+    ),
     "closes all files": Harm("import os\nos.closerange(0, 99)\n1 / 0", "OSError", "Bad file"),
 }
 
@@ -171,6 +194,23 @@ LIMITS = {
         "x = []\nwhile True:\n    x.append(bytearray(10**6))",
         "MemoryLimit",
         r"it used \d+ MB.* its limit.* 400 MB \(memory:",
+        limits=SMALL,
+    ),
+    "fills shared memory": Harm(
+        "import os, time\nfor n in range(7):\n"
+        "    with open(f'/dev/shm/marginalia-{os.getpid()}-{n}', 'wb') as f:\n"
+        "        f.write(bytes(90 * 10**6))\n"
+        "time.sleep(99)",
+        "MemoryLimit",
+        r"it used \d+ MB, and its limit is 400 MB",
+        limits=SMALL,
+    ),
+    "fills files that are memory": Harm(
+        "import os, time\nfor n in range(7):\n"
+        "    os.write(os.memfd_create('x'), bytes(90 * 10**6))\n"
+        "time.sleep(99)",
+        "MemoryLimit",
+        r"it used \d+ MB, and its limit is 400 MB",
         limits=SMALL,
     ),
     "lets children allocate": Harm(
@@ -242,7 +282,39 @@ LIMITS = {
 
 NO = "writes only into its working directory.*"
 
+PARENT = "import os, resource\nparent = os.getppid()\n"
+
 REACHES = {
+    "limits its guard": Harm(
+        PARENT + "resource.prlimit(parent, resource.RLIMIT_NOFILE, (5, 5))",
+        "PermissionError",
+        "not permitted",
+        4,
+    ),
+    "ties its guard to a processor": Harm(
+        PARENT + "os.sched_setaffinity(parent, os.sched_getaffinity(0))",
+        "PermissionError",
+        "not permitted",
+        4,
+    ),
+    "slows its guard down": Harm(
+        PARENT + "os.setpriority(os.PRIO_PROCESS, parent, 19)",
+        "PermissionError",
+        "not permitted",
+        4,
+    ),
+    "slows all processes of a user down": Harm(  # one that has none
+        "import os\nos.setpriority(os.PRIO_USER, 2**31 - 9, 19)",
+        "PermissionError",
+        "not permitted",
+        3,
+    ),
+    "makes memory that has no file": Harm(
+        "import ctypes\nassert ctypes.CDLL(None).shmget(0, 4096, 0o1600) != -1",
+        "AssertionError",
+        "",
+        3,
+    ),
     "writes beside its source": Harm(
         "from pathlib import Path\nPath(__file__).with_name('x').write_text('x')",
         "PermissionError",
@@ -300,6 +372,22 @@ FINE = {
         "memory = shared_memory.SharedMemory(create=True, size=2 * 10**6)\nmemory.unlink()\n"
         "with get_context('fork').Pool(1) as pool:\n    assert pool.map(abs, [-1]) == [1]",
         limits=QUIET,
+    ),
+    "limits itself and its child": Harm(
+        "import os, resource, subprocess\n"
+        "child = subprocess.Popen(['sleep', '99'])\n"
+        "for process in (0, os.getpid(), child.pid):\n"
+        "    resource.prlimit(process, resource.RLIMIT_CORE, (0, 0))\n"
+        "    os.sched_setaffinity(process, os.sched_getaffinity(0))\n"
+        "    os.setpriority(os.PRIO_PROCESS, process, 5)"
+    ),
+    "starts many orphans, a few at a time": Harm(
+        "import subprocess, time\nfor _ in range(30):\n"
+        "    subprocess.run(['sh', '-c', 'for n in 1 2 3 4 5 6 7 8 9 10; do (:) & done'])\n"
+        "    time.sleep(0.05)"
+    ),
+    "calls itself something that is no text": Harm(
+        "import ctypes, time\nctypes.CDLL(None).prctl(15, b'\\xff', 0, 0, 0)\ntime.sleep(0.3)"
     ),
     "closes its streams": Harm("import sys\nsys.stdout.close()\nsys.stderr.close()\nprint('x')"),
     "changes everything": Harm(
@@ -373,6 +461,65 @@ def test_shared_memory_counts_once(root: Path) -> None:
     assert printed(run(root, shares, limits=Limits(memory=500))) == "2"
 
 
+SHARED = {
+    "a file": "open(path, 'w').close()",
+    "a folder": "os.mkdir(path)\nopen(path + '/x', 'w').close()",
+    "memory": "SharedMemory(path[9:], create=True, size=9).close()",
+    "memory when it is killed": "x = SharedMemory(path[9:], create=True, size=9)\ntime.sleep(99)",
+    "memory in C": "ctypes.CDLL(None).shm_open(path[8:].encode(), os.O_CREAT | os.O_RDWR, 0o600)",
+    "a file of a child": "Popen(f'exec 3> {path}; sleep 99', shell=True)\ntime.sleep(0.5)",
+}
+SHARES = """
+import ctypes, os, time
+from multiprocessing.shared_memory import SharedMemory
+from subprocess import Popen
+path = {path!r}
+"""
+
+
+@pytest.mark.parametrize("what", SHARED)
+def test_shared_memory_goes_with_its_demo(what: str, root: Path) -> None:
+    path, killed = Path("/dev/shm", f"marginalia-{os.getpid()}"), "killed" in what
+    code = SHARES.format(path=str(path)) + SHARED[what]
+    error = run(root, code, limits=Limits(timeout=1 if killed else 60)).error
+    assert not path.exists()
+    assert (error.type if error else "") == ("TimeLimit" if killed else "")
+
+
+def test_what_tensors_share_goes_with_their_demo(root: Path) -> None:
+    shares = """
+        import torch
+        x = torch.zeros(9)
+        print(x.untyped_storage()._share_filename_cpu_()[1].decode())
+    """
+    path = Path("/dev/shm" + printed(run(root, shares)))
+    assert path.name.startswith("torch_")
+    assert not path.exists()
+
+
+def test_shared_memory_of_others_stays(root: Path, gate: Path) -> None:
+    """New as it is, and open in the demo: only to read."""
+    path = Path("/dev/shm", f"marginalia-{os.getpid()}")
+    reads = f"""
+        import os
+        open({str(gate)!r}).read()
+        print(os.read(os.open({str(path)!r}, os.O_RDONLY), 9).decode())
+    """
+    with ThreadPoolExecutor() as threads:
+        ran = threads.submit(run, root, reads)
+        with gate.open("w"):  # now it runs
+            path.write_text("of others")
+        try:
+            assert printed(ran.result()) == "of others"
+            assert path.exists()
+        finally:
+            path.unlink()
+
+
+def test_no_limit_is_a_limit_as_well(root: Path) -> None:
+    assert printed(run(root, "print(1)", limits=Limits(*[float("inf")] * 4))) == "1"
+
+
 # Children
 
 
@@ -440,6 +587,77 @@ def test_a_signal_to_all_reaches_nobody_else(root: Path) -> None:
     finally:
         signal.signal(signal.SIGURG, old)
     assert got == []
+
+
+CHAIN = """
+import os, subprocess, sys, time
+from marginalia import sandbox, usage, worker
+
+beside = subprocess.Popen(["sleep", "99"])
+if own := os.fork():
+    os.waitpid(own, 0)
+    print("beside" if beside.poll() is None else "nothing beside")
+    beside.kill()
+    sys.exit()
+worker._prctl(worker._SUBREAPER, 1)
+enclosed = sys.argv[1] == "at once" and sandbox.enclose()
+end = time.monotonic() + 20
+if os.fork() == 0:
+    while time.monotonic() < end:
+        if os.fork():  # the child goes on
+            os._exit(0)
+        os.setsid()
+    os._exit(0)
+while len(usage.descendants(os.getpid())) < 20:
+    pass
+usage.end(os.getpid(), enclosed=enclosed)
+print("late" if time.monotonic() > end else "ended", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("how", ["at once", "one by one"])
+def test_processes_that_leave_each_other_are_ended(how: str) -> None:
+    command = [sys.executable, "-c", CHAIN, how]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ended", "beside"]
+
+
+# Where a build starts
+
+
+STARTED = """
+import sys
+from pathlib import Path
+from marginalia import isolation
+from marginalia.runner import Job, run_isolated
+
+if __name__ == "__main__":
+    result = run_isolated(Job(Path(sys.argv[1]), Path(sys.argv[1]).parent))
+    print(result.ok, isolation._server.usable)
+"""
+
+
+def test_demos_are_forked_where_there_is_no_standard_error(root: Path) -> None:
+    write(root, page=demo("import sys\nprint('x', file=sys.stderr)"))
+    command = '"$0" -c "$1" "$2" 2>&-'
+    arguments: list[Any] = [sys.executable, STARTED, root / "page.py"]
+    done = subprocess.run(
+        ["sh", "-c", command, *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "True"]
+
+
+def test_no_fonts_are_left_where_no_cache_can_be(root: Path, tmp_path: Path) -> None:
+    write(root, page=demo("import matplotlib.pyplot as plt\nplt.plot([1, 2])"))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "XDG_CACHE_HOME": "/dev/null", "TMPDIR": str(temporary)}
+    arguments: list[Any] = [sys.executable, "-c", STARTED, root / "page.py"]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
+    assert list(temporary.glob("matplotlib-*")) == []
+    assert list(temporary.glob("marginalia.*/matplotlib-*/fontlist*"))
 
 
 # The network
@@ -527,7 +745,7 @@ from pathlib import Path
 from marginalia import sandbox
 
 sandbox._landlock = lambda *_: 0  # as on a kernel that has none
-sandbox.confine(Path(sys.argv[1]), network=False)
+sandbox.confine(Path(sys.argv[1]), network=False, tell=print)
 parent = os.getppid()
 for kill in (os.kill, os.killpg):
     for process in (parent, os.getpid()):

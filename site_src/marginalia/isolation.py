@@ -260,6 +260,7 @@ class _Server:
     def _running(self) -> socket.socket:
         if self._requests is None or _hung_up(self._requests):
             self.close()
+            _keep_standard_files()
             self._requests = self._standing_by() or self._started()
         return self._requests
 
@@ -290,6 +291,18 @@ def _hung_up(line: socket.socket) -> bool:
     return bool(select.select([line], [], [], 0)[0])
 
 
+def _keep_standard_files() -> None:
+    """Open those that whoever started this process has closed (``2>&-``).
+
+    Otherwise the next file or socket would have their number, and be written to.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
+
+
 def _start(
     how: str, end: socket.socket, *arguments: str, **options: Any
 ) -> subprocess.Popen[bytes]:
@@ -315,6 +328,7 @@ def _fresh(job: Mapping[str, Any], stop: Stop) -> Report:
     """Run a demo in a fresh interpreter, where none can be forked."""
     with (
         worker.scratch_folder() as scratch,
+        worker.shared_memory(scratch) as shared,
         subprocess.Popen(
             [*COMMAND, "alone"],
             env=preload.environment(os.environ),
@@ -329,7 +343,7 @@ def _fresh(job: Mapping[str, Any], stop: Stop) -> Report:
         assert process.stdin is not None
         with suppress(OSError), process.stdin:
             process.stdin.write(json.dumps({**job, "scratch": str(scratch)}).encode())
-        exceeded = _watch(process, scratch, limits)
+        exceeded = _watch(process, scratch, shared, limits)
         if exceeded and os.name == "posix":
             process.send_signal(signal.SIGABRT)  # the fault handler writes down where it is
             with suppress(subprocess.TimeoutExpired):
@@ -342,7 +356,7 @@ def _fresh(job: Mapping[str, Any], stop: Stop) -> Report:
 
 
 def _watch(
-    process: subprocess.Popen[bytes], scratch: Path, limits: Limits
+    process: subprocess.Popen[bytes], scratch: Path, shared: usage.Shared, limits: Limits
 ) -> tuple[str, float] | None:
     """Wait for a process; the limit that it reached, if it did not end before."""
     imports = {"timeout": limits.timeout + FRESH_START, "cpu_time": limits.cpu_time + FRESH_START}
@@ -350,7 +364,7 @@ def _watch(
     def processes() -> list[int]:
         return [process.pid, *usage.descendants(process.pid)]
 
-    meter = usage.Meter(processes, scratch, limits.with_those_of(imports))
+    meter = usage.Meter(processes, scratch, shared, limits.with_those_of(imports))
     while True:
         with suppress(subprocess.TimeoutExpired):
             process.wait(meter.pause)

@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple
 MB = 2**20  # bytes
 SLACK = 512  # MB that a process may reserve and not use, for the stacks of threads say
 GPU_SLACK = 8192  # MB, where a driver reserves some as well
+MOST_CPU = 2**32  # seconds of processor time: the system's own numbers end not far from here
 CPU_SLACK = 2  # seconds for whoever watches all of a demo's processes to come first
 
 _KINDS = {
@@ -113,7 +114,7 @@ class Limits:
         has_gpu = any(Path("/dev", driver).exists() for driver in drivers)
         bounds = {
             resource.RLIMIT_CORE: 0.0,
-            resource.RLIMIT_CPU: math.ceil(time.process_time() + self.cpu_time) + CPU_SLACK,
+            resource.RLIMIT_CPU: min(time.process_time() + self.cpu_time + CPU_SLACK, MOST_CPU),
             resource.RLIMIT_DATA: _reserved()
             + (self.memory + (GPU_SLACK if has_gpu else SLACK)) * MB,
             resource.RLIMIT_FSIZE: self._largest_file() * MB,
@@ -121,7 +122,7 @@ class Limits:
         for kind, bound in bounds.items():
             _, most = resource.getrlimit(kind)
             known = most != resource.RLIM_INFINITY
-            resource.setrlimit(kind, (int(min(bound, most if known else 2**62)), most))
+            resource.setrlimit(kind, (math.ceil(min(bound, most if known else 2**62)), most))
 
     def _largest_file(self) -> float:
         """In MB; memory that processes share is a file, too."""

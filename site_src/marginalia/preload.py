@@ -6,7 +6,10 @@ import gc
 import hashlib
 import importlib
 import io
+import os
+import stat
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -43,11 +46,40 @@ COMMON = ("einops.layers.torch",)
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that runs demos, from that of the builder."""
     kept = {name: value for name, value in inherited.items() if name not in UNWANTED}
-    # Matplotlib keeps a list of fonts where the user's settings are. Neither those nor a list that
-    # another installation left behind may change a figure.
+    return kept | ENVIRONMENT | {"MPLCONFIGDIR": str(_fonts())}
+
+
+def _fonts() -> Path:
+    """Where Matplotlib keeps its list of fonts.
+
+    It would do so where the user's settings are. Neither those nor a list that another installation
+    left behind may change a figure. And if it cannot write there, it leaves a new folder each time.
+    """
     installation = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
-    fonts = user_cache_path("marginalia") / f"matplotlib-{installation}"
-    return kept | ENVIRONMENT | {"MPLCONFIGDIR": str(fonts)}
+    folder = user_cache_path("marginalia") / f"matplotlib-{installation}"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    with suppress(OSError):
+        return private_folder() / folder.name
+    return folder
+
+
+def private_folder() -> Path:
+    """A folder of this user among the temporary ones, which stays.
+
+    Raises:
+        OSError: It cannot be made, or somebody else could put something there.
+    """
+    user = os.getuid() if sys.platform != "win32" else 0
+    folder = Path(tempfile.gettempdir()) / f"marginalia.{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    owned = sys.platform == "win32" or (found.st_uid == user and not found.st_mode & 0o077)
+    if not stat.S_ISDIR(found.st_mode) or not owned:
+        raise PermissionError(f"others may write into {folder}")
+    return folder
 
 
 def warm() -> None:

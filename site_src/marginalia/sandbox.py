@@ -27,15 +27,16 @@ NO_FILE = "a demo writes only into its working directory"
 NO_NETWORK = "this demo asked for the network: `network: true` in the front matter allows it"
 
 
-def confine(folder: Path, *, network: bool) -> None:
+def confine(folder: Path, *, network: bool, tell: Callable[[str], object]) -> None:
     """Confine this process, and all that it will start, for good.
 
     Args:
         folder: What it may change, with all that is in it.
         network: Whether it may use the network.
+        tell: Called with the path of what Python code is about to change.
     """
     devices = [path for name in DEVICES for path in Path("/dev").glob(name)]
-    sys.addaudithook(_hook([folder, *devices], network))
+    sys.addaudithook(_hook([folder, *devices], network, tell))
     if sys.platform == "linux":
         if _prctl(_NO_NEW_PRIVILEGES, 1) != 0:
             return  # the kernel allows nothing of the following without
@@ -46,7 +47,27 @@ def confine(folder: Path, *, network: bool) -> None:
 # Words
 
 
-def _hook(places: list[Path], network: bool) -> Callable[[str, tuple[Any, ...]], None]:
+def enclose() -> bool:
+    """Let signals of this process, and of all that it will start, reach no others, for good.
+
+    Returns:
+        Whether that is so: the kernel may not know how.
+    """
+    if sys.platform != "linux" or _prctl(_NO_NEW_PRIVILEGES, 1) != 0 or _landlock_version() < 6:
+        return False
+    # What moves files between folders is refused unless it is allowed.
+    if not _restrict(struct.pack("QQQ", _RENAME, 0, _SIGNALS), [(Path("/"), _RENAME)]):
+        return False
+    try:
+        os.kill(os.getppid(), 0)
+    except PermissionError:
+        return True
+    return False
+
+
+def _hook(
+    places: list[Path], network: bool, tell: Callable[[str], object]
+) -> Callable[[str, tuple[Any, ...]], None]:
     """An audit hook that raises before something happens that is not allowed."""
     inside = tuple(os.path.realpath(place) for place in places)
 
@@ -79,6 +100,13 @@ def _hook(places: list[Path], network: bool) -> Callable[[str, tuple[Any, ...]],
     def check(path: Any, name: str) -> None:
         if not any(name == place or name.startswith(place + os.sep) for place in inside):
             raise PermissionError(errno.EACCES, NO_FILE, os.fsdecode(path))
+        tell(name)
+
+    def truncated(path: Any, _: Any) -> None:
+        if isinstance(path, int):
+            with suppress(OSError):  # where the system does not say
+                tell(os.readlink(f"/proc/self/fd/{path}"))  # noqa: PTH115
+        file(path)
 
     def opened(path: Any, _: str | None, flags: int) -> None:
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
@@ -101,7 +129,7 @@ def _hook(places: list[Path], network: bool) -> Callable[[str, tuple[Any, ...]],
         "os.rename": moved,
         "os.rmdir": entry,
         "os.symlink": lambda _, path, at: entry(path, at),
-        "os.truncate": lambda path, _: file(path),
+        "os.truncate": truncated,
         "os.utime": lambda path, _, __, at: file(path, at),
     }
     if not network:
@@ -150,21 +178,30 @@ def _landlock(folder: Path, devices: Iterable[Path]) -> int:
     Returns:
         The version of Landlock; 0 where there is none.
     """
-    abi = _syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
+    abi = _landlock_version()
     if abi < 1:
         return 0
     files = _CHANGE | (_RENAME if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
     scopes = _ABSTRACT_SOCKETS | _SIGNALS
     attributes = struct.pack("QQQ", files, 0, scopes)[: 24 if abi >= 6 else 8]
+    writes = files & (_WRITE | _TRUNCATE)
+    places = [(device, files if device.is_dir() else writes) for device in devices]
+    return abi if _restrict(attributes, [(folder, files), *places]) else 0
+
+
+def _landlock_version() -> int:
+    return _syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
+
+
+def _restrict(attributes: bytes, allowed: Iterable[tuple[Path, int]]) -> bool:
+    """Refuse what the attributes say, except some accesses to some places; whether it works."""
     rules = _syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
     if rules < 0:
-        return 0
+        return False
     try:
-        _allow(rules, folder, files)
-        for device in devices:
-            writes = files if device.is_dir() else files & (_WRITE | _TRUNCATE)
-            _allow(rules, device, writes)
-        return abi if _syscall(_RESTRICT_SELF, rules, 0) == 0 else 0
+        for place, access in allowed:
+            _allow(rules, place, access)
+        return _syscall(_RESTRICT_SELF, rules, 0) == 0
     finally:
         os.close(rules)
 
@@ -183,14 +220,61 @@ def _allow(rules: int, path: Path, access: int) -> None:
 
 # The number that the kernel has for the machine, and those of its system calls.
 _MACHINES = {
-    "x86_64": (0xC000003E, {"socket": 41, "kill": 62, "tkill": 200, "tgkill": 234}),
-    "aarch64": (0xC00000B7, {"socket": 198, "kill": 129, "tkill": 130, "tgkill": 131}),
+    "x86_64": (
+        0xC000003E,
+        {
+            "socket": 41,
+            "kill": 62,
+            "tkill": 200,
+            "tgkill": 234,
+            "shmget": 29,
+            "semget": 64,
+            "msgget": 68,
+            "mq_open": 240,
+            "prlimit64": 302,
+            "sched_setparam": 142,
+            "sched_setscheduler": 144,
+            "sched_setaffinity": 203,
+            "sched_setattr": 314,
+            "setpriority": 141,
+            "ioprio_set": 251,
+        },
+    ),
+    "aarch64": (
+        0xC00000B7,
+        {
+            "socket": 198,
+            "kill": 129,
+            "tkill": 130,
+            "tgkill": 131,
+            "shmget": 194,
+            "semget": 190,
+            "msgget": 186,
+            "mq_open": 180,
+            "prlimit64": 261,
+            "sched_setparam": 118,
+            "sched_setscheduler": 119,
+            "sched_setaffinity": 122,
+            "sched_setattr": 274,
+            "setpriority": 140,
+            "ioprio_set": 30,
+        },
+    ),
 }
+_LASTING = ("shmget", "semget", "msgget", "mq_open")  # what they make stays, and has no file
+_BOUNDING = (  # they take a process, or its group, as their first argument
+    "prlimit64",
+    "sched_setparam",
+    "sched_setscheduler",
+    "sched_setaffinity",
+    "sched_setattr",
+)
+_RANKING = {"setpriority": 2, "ioprio_set": 3}  # as their second; the first may mean: of the user
 _IO_URING_SETUP, _PIDFD_OPEN = 425, 434  # the same on all architectures
 _OTHER_CALLS = 0x40000000  # a second set of numbers, of x86_64 only
 
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # instructions
-_CALL, _MACHINE, _ARGUMENT = 0, 4, 16  # where a filter finds what
+_CALL, _MACHINE, _ARGUMENTS = 0, 4, 16  # where a filter finds what
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000
 
 _Instruction = tuple[int, int, int, int]  # code, how far to jump if so, and if not, a number
@@ -206,39 +290,56 @@ def _seccomp(*, network: bool, signals: bool) -> None:
     if platform.machine() not in _MACHINES or sys.maxsize < 2**32:
         return
     machine, numbers = _MACHINES[platform.machine()]
-    fails = _FAIL | errno.EACCES
+    protected = _ancestors()
+    fails, spares = _FAIL | errno.EACCES, _FAIL | errno.EPERM
     filters: list[_Instruction] = []
+    for name in _LASTING:
+        filters += _rule(numbers[name], None, _FAIL | errno.ENOSYS)
+    for name in _BOUNDING:
+        filters += _rule(numbers[name], protected, spares)
+    for name, of_the_user in _RANKING.items():
+        filters += _rule(numbers[name], [of_the_user], spares)
+        filters += _rule(numbers[name], protected, spares, argument=1)
     if not network:
-        filters += _rule(numbers["socket"], [int(socket.AF_UNIX)], _ALLOW, fails)
-        filters += _rule(_IO_URING_SETUP, [], _ALLOW, fails)  # it opens sockets as well
+        filters += _rule(numbers["socket"], [int(socket.AF_UNIX)], _ALLOW)
+        filters += _rule(numbers["socket"], None, fails)
+        filters += _rule(_IO_URING_SETUP, None, fails)  # it opens sockets as well
     if not signals:
-        protected = _ancestors()
         groups = [-1, *(-process for process in protected)]
-        filters += _rule(numbers["kill"], [*protected, *groups], _FAIL | errno.EPERM, _ALLOW)
+        filters += _rule(numbers["kill"], [*protected, *groups], spares)
         for call in (numbers["tkill"], numbers["tgkill"], _PIDFD_OPEN):
-            filters += _rule(call, protected, _FAIL | errno.EPERM, _ALLOW)
-    if filters:
-        _install(
-            [
-                (_LOAD, 0, 0, _MACHINE),
-                (_IF_EQUAL, 1, 0, machine),
-                (_RETURN, 0, 0, fails),  # a program for another machine
-                (_LOAD, 0, 0, _CALL),
-                (_IF_AT_LEAST, 0, 1, _OTHER_CALLS),
-                (_RETURN, 0, 0, fails),
-                *filters,
-                (_RETURN, 0, 0, _ALLOW),
-            ]
-        )
+            filters += _rule(call, protected, spares)
+    _install(
+        [
+            (_LOAD, 0, 0, _MACHINE),
+            (_IF_EQUAL, 1, 0, machine),
+            (_RETURN, 0, 0, fails),  # a program for another machine
+            (_LOAD, 0, 0, _CALL),
+            (_IF_AT_LEAST, 0, 1, _OTHER_CALLS),
+            (_RETURN, 0, 0, fails),
+            *filters,
+            (_RETURN, 0, 0, _ALLOW),
+        ]
+    )
 
 
-def _rule(call: int, values: list[int], then: int, otherwise: int) -> list[_Instruction]:
-    """What becomes of a system call if its first argument is one of some values, and if not."""
-    body: list[_Instruction] = [(_LOAD, 0, 0, _ARGUMENT)]
-    for value in values:
+def _rule(
+    call: int, values: list[int] | None, then: int, *, argument: int = 0
+) -> list[_Instruction]:
+    """What becomes of a system call; if this does not say, the next rules do.
+
+    Args:
+        call: Its number.
+        values: Those of an argument that this is about; if None, all.
+        then: What becomes of it.
+        argument: Which one.
+    """
+    body: list[_Instruction] = [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
+    for value in values or []:
         body += [(_IF_EQUAL, 0, 1, value & 0xFFFFFFFF), (_RETURN, 0, 0, then)]
-    body.append((_RETURN, 0, 0, otherwise))
-    return [(_IF_EQUAL, 0, len(body), call), *body]
+    if values is None:
+        body = [(_RETURN, 0, 0, then)]
+    return [(_LOAD, 0, 0, _CALL), (_IF_EQUAL, 0, len(body), call), *body]
 
 
 def _install(filters: list[_Instruction]) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from marginalia import preload
 from marginalia.memo import digest, environment, plain
 
 # These differ from call to call, and no import looks at them.
@@ -24,13 +23,8 @@ def address(variables: Mapping[str, str]) -> Path:
     Raises:
         OSError: Its folder cannot be made, or somebody else could put a socket there.
     """
-    folder = Path(tempfile.gettempdir()) / f"marginalia.{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"others may write into {folder}")
     lasting = {name: variables[name] for name in variables if name not in _PASSING}
-    return folder / digest(plain([environment(), str(Path.cwd()), lasting]))[:16]
+    return preload.private_folder() / digest(plain([environment(), str(Path.cwd()), lasting]))[:16]
 
 
 def call(place: Path) -> socket.socket:

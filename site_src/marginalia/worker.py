@@ -15,6 +15,7 @@ interpreter.
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import json
 import os
@@ -35,9 +36,10 @@ from marginalia.limits import MB, Limits
 
 RESULT = "result.json"  # files in the scratch folder of a demo
 CRASH = "crash.txt"
+SHARED = "shared.txt"
 WORK = "work"  # the demo's working directory
 
-LOST = 70  # exit status of a process that could not even report
+LOST, FULL = 70, 71  # exit status of a process that could not even report; for want of room
 
 _SUBREAPER, _PARENT_DEATH = 36, 1  # prctl
 LAST_WORDS = 1.0  # seconds for a demo that is over a limit to write down where it is
@@ -55,7 +57,8 @@ def main() -> None:
         _serve([], [socket.socket(fileno=int(sys.argv[2]))], float(sys.argv[3]))
     job = json.load(sys.stdin)
     sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115  # the demo's, to the end
-    _run(job, Path(job["scratch"]))
+    scratch = Path(job["scratch"])
+    _run(job, scratch, usage.Shared(scratch / SHARED))
 
 
 # The server
@@ -144,16 +147,10 @@ def _bury(guards: dict[int, socket.socket]) -> None:
     Args:
         guards: The sockets of the guards by process; changed in place.
     """
-    dead = set[int]()
-    with suppress(ChildProcessError):
-        while process := os.waitpid(-1, os.WNOHANG)[0]:
-            dead.add(process)
-    strays = usage.children(os.getpid()) - {*guards}
-    while strays:
-        usage.kill(strays)
-        ended, _ = os.wait()
-        dead.add(ended)
-        strays = usage.children(os.getpid()) - {*guards}
+    dead = {*usage.reap()}
+    while strays := usage.children(os.getpid()) - {*guards}:
+        usage.kill(strays, groups=True)
+        dead |= {os.wait()[0], *usage.reap()}
     for guard in dead & {*guards}:
         guards.pop(guard).close()
 
@@ -166,57 +163,74 @@ def _guard(control: socket.socket) -> NoReturn:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setpgid(0, 0)  # a signal to its group reaches no other guard
-        os.dup2(os.open(os.devnull, os.O_RDWR), sys.stderr.fileno())
+        os.dup2(os.open(os.devnull, os.O_RDWR), 2)  # the standard error
         _prctl(_SUBREAPER, 1)
+        enclosed = sandbox.enclose()
         for line in control.makefile("rb"):
-            _guarded(json.loads(line), control)
+            _guarded(json.loads(line), control, enclosed=enclosed)
     finally:
         os._exit(0)
 
 
-def _guarded(job: Mapping[str, Any], control: socket.socket) -> None:
-    """Run one demo and report; nothing that the demo started is left afterwards."""
+def _guarded(job: Mapping[str, Any], control: socket.socket, *, enclosed: bool) -> None:
+    """Run one demo and report; nothing that the demo started is left afterwards.
+
+    Args:
+        job: The demo.
+        control: Leads to the builder.
+        enclosed: Whether signals of this process reach its descendants only.
+    """
     limits = Limits(**job["limits"])
-    with scratch_folder() as scratch:
+    with scratch_folder() as scratch, shared_memory(scratch) as shared:
         demo = os.fork()
         if demo == 0:
             os.close(control.detach())  # closed, it would stay open for the file that reads it
             _prctl(_PARENT_DEATH, signal.SIGKILL)
-            _run(job, scratch)
+            _run(job, scratch, shared)
         control.sendall(json.dumps([os.getpid(), str(scratch)]).encode() + b"\n")
-        report = _watch(demo, control, limits, scratch)
+        meter = usage.Meter(lambda: usage.descendants(os.getpid()), scratch, shared, limits)
+        report = _watch(demo, control, meter)
+        shared.look(usage.descendants(os.getpid()))
+        report |= _end(demo, enclosed=enclosed)
         result = outcome(report, scratch, limits)
     control.sendall(json.dumps([report, len(result)]).encode() + b"\n" + result)
 
 
-def _watch(demo: int, control: socket.socket, limits: Limits, scratch: Path) -> dict[str, Any]:
-    """Wait for the demo's end, a limit or the builder's end; then end the demo and all its kin.
+def _watch(demo: int, control: socket.socket, meter: usage.Meter) -> dict[str, Any]:
+    """Wait for the demo's end, a limit or the builder's end.
 
     Returns:
-        ``end`` (``"exit"``, ``"stop"`` or a limit, of which ``used`` was used), the exit ``status``
-        as `subprocess` has it, and the peak memory ``peak_mb`` of the demo's process.
+        ``end`` (``"exit"``, ``"stop"`` or a limit, of which ``used`` was used).
     """
     watched, leash = os.pidfd_open(demo), control.fileno()
-    meter = usage.Meter(lambda: usage.descendants(os.getpid()), scratch, limits)
     while True:
         ready, _, _ = select.select([watched, leash], [], [], meter.pause)
         exceeded = None if ready else meter.exceeded()
         if ready or exceeded:
             break
+        meter.gone += sum(usage.reap(spared=demo).values())
     end, used = exceeded or ("exit" if watched in ready else "stop", 0.0)
     if exceeded:
         os.kill(demo, signal.SIGABRT)  # the fault handler writes down where it is
         usage.kill(usage.descendants(demo))
         select.select([watched], [], [], LAST_WORDS)
+    os.close(watched)
+    return {"end": end, "used": used}
+
+
+def _end(demo: int, *, enclosed: bool) -> dict[str, Any]:
+    """End the demo and all its kin.
+
+    Returns:
+        The exit ``status`` as `subprocess` has it, and the peak memory ``peak_mb`` of the demo's
+        process.
+    """
     for kill in (os.killpg, os.kill):  # it is not reaped yet: the number is still its own
         with suppress(OSError):
             kill(demo, signal.SIGKILL)
-    os.close(watched)
     _, status, resources = os.wait4(demo, 0)
-    usage.end(os.getpid())
+    usage.end(os.getpid(), enclosed=enclosed)
     return {
-        "end": end,
-        "used": used,
         "status": os.waitstatus_to_exitcode(status),
         "peak_mb": resources.ru_maxrss / 1024,
     }
@@ -231,17 +245,17 @@ def outcome(report: dict[str, Any], scratch: Path, limits: Limits) -> bytes:
         scratch: Where the demo left its files.
         limits: What it was given.
     """
-    report["trace"] = ""
-    with suppress(OSError):
-        report["trace"] = (scratch / CRASH).read_bytes()[:10_000].decode("utf-8", "replace")
+    report["trace"] = usage.content(scratch / CRASH, 10_000).decode("utf-8", "replace")
+    if report["status"] == FULL:
+        report |= {"status": LOST, "trace": report["trace"] or os.strerror(errno.ENOSPC)}
+    if report["end"] != "exit" or report["status"]:
+        return b""
     result = scratch / RESULT
-    if report["end"] != "exit" or report["status"] or not result.is_file():
+    size = result.lstat().st_size if result.is_file() else 0
+    if size > limits.output * MB:
+        report |= {"end": "output", "used": size / MB}
         return b""
-    size = result.stat().st_size / MB
-    if size > limits.output:
-        report |= {"end": "output", "used": size}
-        return b""
-    return result.read_bytes()
+    return usage.content(result, size)
 
 
 # The scratch folder
@@ -255,6 +269,20 @@ def scratch_folder() -> Iterator[Path]:
         yield folder
     finally:
         discard(folder)
+
+
+@contextmanager
+def shared_memory(scratch: Path) -> Iterator[usage.Shared]:
+    """What a demo makes in shared memory, which goes as well."""
+    shared = usage.Shared(scratch / SHARED)
+    try:
+        yield shared
+    finally:
+        shared.look([])  # at what it told last
+        for path in shared.paths():
+            with suppress(OSError):
+                path.unlink()
+            discard(path)
 
 
 def discard(folder: Path) -> None:
@@ -287,25 +315,34 @@ def _prctl(option: int, value: int) -> None:
 # The demo
 
 
-def _run(job: Mapping[str, Any], scratch: Path) -> NoReturn:
-    """Run a demo in this process, which it may harm as it likes, and leave the result in a file."""
-    status = LOST
+def _run(job: Mapping[str, Any], scratch: Path, shared: usage.Shared) -> NoReturn:
+    """Run a demo in this process, which it may harm as it likes, and leave the result in a file.
+
+    A process that the demo forks may come to the end of the demo as well. It leaves nothing.
+    """
+    own, status = os.getpid(), LOST
     try:
         if "environment" in job:  # the builder's, which may have changed since the server started
             os.environ.clear()
             os.environ.update(job["environment"])
-        _settle(job, scratch)
-        data = json.dumps(_demo(job)).encode()
-        (scratch / RESULT).write_bytes(data)
+        _settle(job, scratch, shared)
+        result = _demo(job)
+        if os.getpid() == own:
+            shared.look([own])
+            for path in shared.paths():
+                shared.tell(str(path))
+            (scratch / RESULT).write_bytes(json.dumps(result).encode())
         status = 0
-    except BaseException:  # the disk is full, say, or torch cannot be imported
+    except BaseException as error:  # the disk is full, say, or torch cannot be imported
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            status = FULL
         with suppress(OSError), (scratch / CRASH).open("a") as file:
             traceback.print_exc(file=file)
     finally:
         os._exit(status)
 
 
-def _settle(job: Mapping[str, Any], scratch: Path) -> None:
+def _settle(job: Mapping[str, Any], scratch: Path, shared: usage.Shared) -> None:
     """Give the process a session, a working directory, an end that leaves a trace, and bounds."""
     if sys.platform != "win32":
         with suppress(OSError):  # a fresh interpreter already leads its session
@@ -321,7 +358,7 @@ def _settle(job: Mapping[str, Any], scratch: Path) -> None:
     import matplotlib.font_manager  # noqa: F401  # writes its list where no demo may
 
     Limits(**job["limits"]).restrict()
-    sandbox.confine(scratch, network=job["network"])
+    sandbox.confine(scratch, network=job["network"], tell=shared.tell)
     if job["device"] == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch has not looked for one yet
 

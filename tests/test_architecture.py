@@ -11,13 +11,13 @@ PACKAGE = Path(marginalia.__file__).parent
 
 # From the bottom up. A module may import those of the layers before its own, and no others.
 LAYERS = [
-    ["docstrings", "errors", "external", "limits", "prose", "rewrite", "tensors", "tex"],
+    ["contents", "docstrings", "errors", "external", "limits", "prose", "rewrite", "tensors"],
+    ["source", "tex"],
     [
         "notes",
         "options",
         "paper",
         "scaffold",
-        "source",
         "store",
         "trace",
         "typeset",

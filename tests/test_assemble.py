@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import posixpath
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -24,6 +26,7 @@ from marginalia.options import Options
 from marginalia.page import Prepared
 from marginalia.paper import Paper
 from marginalia.plugin import MarginaliaConfig
+from marginalia.runner import Plan, Progress
 
 GOOD = '''
     """Doubling."""
@@ -275,7 +278,8 @@ WRONG = {
     "cache_size": ["all", 0, -1, True],
     "executor": ["cluster", 1],
     "scheduler": [8786],
-    **{name: ["soon", 0, -1, True] for name in NAMES},
+    **{name: ["soon", 0, -1, True, math.nan] for name in NAMES},
+    "standby": ["soon", 0, -1, True, math.nan],
     "shapes": ["off"],
     "companion": [3],
     "api": [[]],
@@ -322,10 +326,36 @@ def test_a_build_that_fails_lists_every_module(tmp_path: Path) -> None:
     assert "good" not in said
 
 
+def test_a_long_sum_is_no_problem(tmp_path: Path) -> None:
+    """It is a deep tree, which Python itself follows in C."""
+    total = "x = " + " + ".join(["1"] * 900) + "\n\n\ndef demo():\n    assert x == 900\n"
+    papers = write(tmp_path / "papers", {"long.py": total})
+    site = assemble(Options(papers=papers, cache=tmp_path / "cache", workers=1))
+    assert not site.report.failed
+    assert "1 claim checked" in site.pages["long.md"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "status", "level"), [("pages/entries", 0, "WARNING"), ("entries", 1, "ERROR")]
+)
+def test_only_results_must_be_kept(tmp_path: Path, entries: str, status: int, level: str) -> None:
+    folder = write(tmp_path / "mine", ADOPTED)
+    (folder / "mkdocs.yml").write_text(MINIMAL)
+    cache = folder / ".cache" / "marginalia"
+    (cache / entries).mkdir(parents=True)
+    for number in range(256):
+        (cache / entries / f"{number:02x}").write_text("in the way")
+    (cache / "built").symlink_to(folder / "no" / "such" / "file")
+    done = mkdocs(folder)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if "cannot be used" in line]
+    assert said.startswith(level)
+    assert f" {(cache / entries).parent}, " in said
+
+
 def test_a_page_that_cannot_be_rendered_fails_alone(tmp_path: Path) -> None:
-    too_deep = (
-        "x = " + " + ".join(["1"] * 900) + "\n"
-    )  # Python parses it; whoever walks it gives up
+    too_deep = "x = " + " + ".join(["1"] * 19_000) + "\n"  # whoever walks it gives up
     run = f"{too_deep}\n\ndef demo():\n    print(x)\n"
     files = {"deep.py": too_deep, "deep_and_run.py": run, "good.py": "x = 1\n"}
     papers = write(tmp_path / "papers", files)
@@ -336,6 +366,74 @@ def test_a_page_that_cannot_be_rendered_fails_alone(tmp_path: Path) -> None:
     assert "RecursionError" in site.pages["deep.md"]
     assert "RecursionError" in site.pages["deep-and-run.md"]
     assert "mg-rows" in site.pages["good.md"]
+
+
+def test_a_file_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
+    papers = write(tmp_path / "papers", {"good.py": GOOD})
+    (papers / "nowhere.py").symlink_to("gone.py")
+    os.mkfifo(papers / "pipe.py")
+    write(papers, {"user.py": f"import _helper\n{FALSE.replace('n == 5', 'n == 4')}"})
+    (papers / "_helper.py").symlink_to("_helper.py")
+    site = assemble(Options(papers=papers, cache=tmp_path / "cache", workers=1))
+    failed = {page.source: page.failures[0].message for page in site.report.failed}
+    assert failed.keys() == {"nowhere.py", "user.py"}
+    assert "No such file" in failed["nowhere.py"]
+    assert "mg-rows" in site.pages["good.md"]
+
+
+@pytest.mark.parametrize("other", ["a_b/__init__.py", "a-b.py"])
+def test_two_modules_with_one_address_are_an_error(tmp_path: Path, other: str) -> None:
+    papers = write(tmp_path / "papers", {"a_b.py": "x = 1\n", other: '"""# The other"""\n'})
+    site = assemble(Options(papers=papers, cache=tmp_path / "cache", workers=1))
+    (failed,) = site.report.failed
+    assert "would replace" in failed.failures[0].message
+    assert "a-b.md" in site.pages
+
+
+class Saving(Progress):
+    """Somebody saves files when all has been read, and demos begin to run."""
+
+    def __init__(self, folder: Path, files: dict[str, str]) -> None:
+        self._folder, self._files = folder, files
+
+    def planned(self, plan: Plan) -> None:
+        write(self._folder, self._files)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("page.py", "Adding is cheaper", "Adding costs less"),
+        ("plain.py", "What it is for", "What it is good for"),
+        ("helper.py", "return x + 1", "return 1 + x"),
+        ("helper.py", "One more", "One up"),
+    ],
+)
+@pytest.mark.parametrize("undone", [False, True])
+def test_what_is_saved_during_a_build_is_in_the_next(
+    tmp_path: Path, name: str, old: str, new: str, undone: bool
+) -> None:
+    files = {
+        "helper.py": "# One more.\ndef more(x):\n    return x + 1\n",
+        "page.py": f"from helper import more\n{dedent(GOOD)}    assert more(1) == 2\n",
+        "plain.py": "# What it is for.\nfrom helper import more\n\n\ntwo = more(1)\n",
+    }
+    saved = {name: files[name].replace(old, new)}
+    papers = write(tmp_path / "papers", files)
+    options = Options(papers=papers, cache=tmp_path / "cache", workers=1)
+    assemble(options, progress=Saving(papers, saved))
+    if undone:
+        write(papers, {name: files[name]})
+    warm = assemble(options)
+    cold = assemble(replace(options, cache=tmp_path / "cold"))
+    assert {n: without_times(text) for n, text in warm.pages.items()} == {
+        n: without_times(text) for n, text in cold.pages.items()
+    }
+    assert warm.files == cold.files
+
+
+def without_times(text: str) -> str:
+    return re.sub(r"ran in [0-9.]+ s", "", text)
 
 
 def test_a_page_is_the_same_prepared_or_not(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import signal
 import subprocess
 import sys
@@ -122,6 +123,74 @@ def test_a_data_file_is_an_input(root: Path, store: Store) -> None:
     assert printed(rans[1].result) == "2"
     data.unlink()
     assert statuses(build(root, store)) == {"page": "failed", "other": "cached"}
+
+
+HERE = "from pathlib import Path\nhere = Path(__file__).parent\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "changed"),
+    [
+        ("print((here.parent / 'beside.txt').read_text())", "../beside.txt"),
+        ("print(sorted(p.name for p in here.glob('*.txt')))", "new.txt"),
+        ("import os; print(os.listdir(here / 'folder'))", "folder/new.txt"),
+        ("try:\n    print((here / 'new.txt').read_text())\nexcept OSError:\n    pass", "new.txt"),
+        ("import sqlite3; sqlite3.connect(here / 'data.db').execute('select 1')", "data.db"),
+        ("print((here / 'helper.py').read_text())", "helper.py"),
+        ("import helper, inspect; print(inspect.getsource(helper))", "helper.py"),
+        ("import runpy; runpy.run_path(here / 'helper.py')", "helper.py"),
+        ("print((here.resolve() / 'beside.txt').read_text())", "beside.txt"),
+    ],
+)
+def test_whatever_a_demo_reads_is_an_input(
+    root: Path, store: Store, code: str, changed: str
+) -> None:
+    for name in ("folder/data.txt", "../beside.txt", "beside.txt", "data.db"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("")
+    linked = root.parent / "linked"
+    linked.symlink_to(root)
+    write(root, helper="# Nothing.\n", page=demo(HERE + code))
+    build(linked, store, "page")
+    (root.parent / "unread.txt").write_text("")
+    assert statuses(build(linked, store, "page")) == {"page": "cached"}
+    (root / changed).write_text("# Something else.\n")
+    assert statuses(build(linked, store, "page"))["page"] != "cached"
+
+
+def test_a_file_that_changes_while_it_is_used_is_read_again(
+    root: Path, store: Store, gate: Path
+) -> None:
+    data = root / "data.txt"
+    data.write_text("first")
+    reads = f"print((here / 'data.txt').read_text())\nopen({str(gate)!r}).read()"
+    write(root, page=demo(HERE + reads))
+    with ThreadPoolExecutor() as threads:
+        for before, after in (("first", "second"), ("second", "second")):
+            rans = threads.submit(build, root, store, "page")
+            with gate.open("w"):  # until here, it waits
+                data.write_text(after)
+            assert printed(rans.result()[0].result) == before
+
+
+def test_byte_code_of_a_local_module_is_not_believed(root: Path, store: Store) -> None:
+    """It names the second and the size of its source, which another source may share."""
+    write(root, helper="x = 1\n", page=f"import helper\n\n\n{demo('print(helper.x)')}")
+    py_compile.compile(str(root / "helper.py"))
+    date = (root / "helper.py").stat().st_mtime
+    write(root, helper="x = 2\n")
+    os.utime(root / "helper.py", (date, date))
+    (ran,) = build(root, store, "page")
+    assert printed(ran.result) == "2"
+
+
+def test_half_a_character_is_replaced(root: Path) -> None:
+    """Python makes one of a byte in a file's name that is no text."""
+    shown = "class Half:\n    _repr_html_ = lambda self: '<b>a\\udcff😀</b>'\ndisplay(Half())"
+    result = run(root, f"{shown}\nraise ValueError('b\\udcff')")
+    assert result.outputs[0].data["text/html"] == "<b>a\N{REPLACEMENT CHARACTER}😀</b>"
+    assert result.error is not None
+    assert result.error.message == "b\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_module_imported_by_a_computed_name_is_an_input(root: Path, store: Store) -> None:

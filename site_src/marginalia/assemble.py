@@ -30,6 +30,7 @@ from marginalia.reading import Module, read
 from marginalia.report import PageReport, Report, failure_of
 from marginalia.rows import parse
 from marginalia.runner import Job, Progress, Ran, run_all
+from marginalia.source import deep_trees, held_still
 from marginalia.store import Store
 
 log = logging.getLogger("mkdocs.plugins.marginalia")
@@ -91,7 +92,7 @@ def assemble(
         raise MarginaliaError(f"there is no folder of modules at {options.papers}")
     start = time.perf_counter()
     assembly = _Assembly(options, memo or Memo.of(options.cache))
-    with _remembered_sources(assembly.memo):
+    with held_still(), deep_trees(), _remembered_sources(assembly.memo):
         assembly.read()
         assembly.run(progress, executor)
         assembly.list_all()
@@ -121,9 +122,13 @@ class _Assembly:
 
     def read(self) -> None:
         """Read every module; one that cannot be read gets a page that says so."""
+        addresses: dict[str, Path] = {}
         for path in discover(self.options.papers):
             try:
                 module = read(path, self.options.papers, self.memo)
+                first = addresses.setdefault(module.paper.url, path)
+                if first != path:
+                    raise SourceError(path, 1, 1, f"its page would replace that of {first.name}")
                 self.index.add(module.paper.module, module.definitions, module.paper.url)
                 self.modules.append(module)
             except SourceError as error:
@@ -219,7 +224,9 @@ class _Assembly:
     def _broken(self, path: Path, error: SourceError) -> None:
         source = path.relative_to(self.options.papers).as_posix()
         url = url_of(path, self.options.papers)
-        raw = path.read_bytes().decode("utf-8", "replace")
+        raw = ""
+        with suppress(OSError):  # which the error is about
+            raw = path.read_bytes().decode("utf-8", "replace")
         self.site.pages[f"{url.rstrip('/') or 'index'}.md"] = page.error_page(source, error, raw)
         report = PageReport(source, url, "failed", failures=(failure_of(error),))
         self.site.report.pages.append(report)

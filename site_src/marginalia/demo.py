@@ -7,13 +7,13 @@ It is meant to be called once in a process that ends soon after.
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
 import importlib.util
 import linecache
 import os
 import random
 import sys
+import tempfile
 import time
 import traceback
 import types
@@ -22,17 +22,27 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from pathlib import Path
 from typing import Any
 
 from marginalia.capture import Capture, Marks, Output
 from marginalia.claims import Claim, Claims, claim_source
+from marginalia.contents import content
 from marginalia.errors import SourceError
 from marginalia.figures import Figures
 from marginalia.limits import DEFAULTS, LimitError, Limits, peak_memory
 from marginalia.rewrite import demo_of, install, prologue
 from marginalia.rows import is_script
-from marginalia.source import read_source, split_lines
+from marginalia.source import deep_trees, read_source, split_lines
 from marginalia.trace import Shape, Trace
 
 __all__ = [
@@ -80,7 +90,9 @@ class Result:
         shapes: Tensors that lines of the page's own file made, in order of lines.
         claims: Conditions that the demo checked, in order of lines.
         error: Why it did not get to its end.
-        dependencies: Local files that were imported or read, with their SHA-256.
+        dependencies: Local files and folders that were imported, read or looked for, with their
+            SHA-256.
+        read: Those of them that the demo asked for itself, and not Python for an import.
         peak_mb: Peak memory of the process.
         date: The day of the run, ISO, UTC; that of `SOURCE_DATE_EPOCH` where it is set.
     """
@@ -93,6 +105,7 @@ class Result:
     claims: list[Claim] = field(default_factory=list)
     error: Failure | None = None
     dependencies: dict[str, str] = field(default_factory=dict)
+    read: list[str] = field(default_factory=list)
     peak_mb: float = 0.0
     date: str = ""
 
@@ -209,6 +222,7 @@ class _Run:
                         break  # it has had its share
         finally:
             self._capture.stop()
+        dependencies, read = self._files.found(self._path)
         return Result(
             ok=error is None,
             seconds=round(self._seconds, 6),
@@ -217,7 +231,8 @@ class _Run:
             shapes=self._trace.found() if self._trace else [],
             claims=self._claims.found(),
             error=error,
-            dependencies=self._files.hashes(self._path),
+            dependencies=dependencies,
+            read=read,
             peak_mb=round(peak_memory(), 1),
             date=today(),
         )
@@ -229,6 +244,8 @@ class _Run:
         sys.argv = [str(self._path)]
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115  # the demo's, to the end
         sys.dont_write_bytecode = True  # sources may change faster than file times show
+        sys.path_hooks.insert(0, self._finder)
+        sys.path_importer_cache.clear()
         os.environ.setdefault("MPLBACKEND", "agg")
         linecache.cache[str(self._path)] = (
             len(self._text),
@@ -238,6 +255,23 @@ class _Run:
         )
         self._figures.start()
         _settle_torch()
+
+    def _finder(self, folder: str) -> FileFinder:
+        """Finds local modules; their sources are compiled, for byte code may be older than it says.
+
+        Raises:
+            ImportError: It is no folder, or not below the root.
+        """
+        place = Path(folder).absolute()
+        foreign = not place.is_relative_to(self._root) or "site-packages" in place.parts
+        if foreign or not place.is_dir():
+            raise ImportError
+        return FileFinder(
+            folder,
+            (ExtensionFileLoader, EXTENSION_SUFFIXES),
+            (_Compiling, SOURCE_SUFFIXES),
+            (SourcelessFileLoader, BYTECODE_SUFFIXES),
+        )
 
     def _execute(self) -> None:
         """Import the page, then call its demo."""
@@ -258,13 +292,14 @@ class _Run:
     def _compile(self) -> types.CodeType:
         """The code of the page with the hooks of all parts in it."""
         hooks = {**self._claims.hooks(), **self._capture.hooks()}
-        self._claims.rewrite(self._tree, script=self._script)
-        Marks(self._lines).rewrite(self._tree, script=self._script)
-        if self._trace:
-            self._trace.rewrite(self._tree)
-            hooks |= self._trace.hooks()
+        with deep_trees():
+            self._claims.rewrite(self._tree, script=self._script)
+            Marks(self._lines).rewrite(self._tree, script=self._script)
+            if self._trace:
+                self._trace.rewrite(self._tree)
+                hooks |= self._trace.hooks()
+            tree, filename = ast.fix_missing_locations(self._tree), str(self._path)
         install(hooks)
-        tree, filename = ast.fix_missing_locations(self._tree), str(self._path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return compile(tree, filename, "exec", dont_inherit=True, optimize=0)
@@ -295,6 +330,14 @@ class _Run:
 
     def _spent(self) -> float:
         return self._figures.seconds + (self._trace.seconds if self._trace else 0.0)
+
+
+class _Compiling(SourceFileLoader):
+    """A loader without byte code."""
+
+    def path_stats(self, path: Any) -> Any:
+        """Nothing is known of a source that its byte code could be compared with."""
+        raise OSError
 
 
 # The process
@@ -366,14 +409,23 @@ def today() -> str:
 
 
 class _Files:
-    """The local files that a run imports or reads.
+    """The user's own files and folders that a run imports, reads, lists or looks for.
+
+    Those in the folder that holds the root count. Of other processes nothing is seen.
 
     Args:
-        root: The folder whose files count.
+        root: The folder on the import path.
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._roots = dict.fromkeys((str(root), os.path.realpath(root)))
+        self._homes = tuple(map(_home, self._roots))
+        self._foreign = tuple(
+            os.path.join(prefix, "")  # noqa: PTH118
+            for prefix in (sys.prefix, sys.base_prefix, tempfile.gettempdir(), _HERE)
+            if not any(Path(root).is_relative_to(prefix) for root in self._roots)
+        )
+        self._found: dict[str, tuple[int, ...]] = {}  # as they were at first
         self._read: set[str] = set()
         self._written: set[str] = set()
 
@@ -383,35 +435,68 @@ class _Files:
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         # Of imports, only those of compiled modules have a file here: the others open theirs
-        name = args[0] if event == "open" else args[1] if event == "import" else None
-        if not isinstance(name, str | bytes):
+        name = args[1] if event == "import" else args[0] if event in _READS else None
+        if not isinstance(name, str | bytes | os.PathLike):
             return
         with suppress(Exception):  # an error here would be one of the demo
             name = os.path.abspath(os.fsdecode(name))  # noqa: PTH100  # called for every file
+            importing = sys._getframe(1).f_code.co_filename.startswith(_IMPORTERS)
             if event == "open" and _writes(*args[1:3]):
                 self._written.add(name)
-            else:
-                self._read.add(_source(name))
+            elif self._is_local(name := _source(name)) and not (importing and event in _LISTS):
+                self._found.setdefault(name, _state(name))
+                if not importing:
+                    self._read.add(name)
 
-    def hashes(self, page: Path) -> dict[str, str]:
-        """Path relative to the root -> SHA-256, for what the run needed and did not make itself."""
-        found = {}
-        inside = str(self._root) + os.sep  # most names are not: a Path for each would take 50 ms
-        named = (n for n in self._read - self._written if n.startswith(inside))
-        for name in sorted(named):
-            local = self._local(Path(name))
-            if local and Path(name) != page:
-                with suppress(OSError):
-                    found[local] = hashlib.sha256(Path(name).read_bytes()).hexdigest()
-        return found
+    def _is_local(self, name: str) -> bool:
+        """Whether a file is one of the user's own."""
+        if not name.startswith(self._homes) or name.startswith(self._foreign):
+            return False
+        return _FOREIGN.isdisjoint(Path(name).parts)
 
-    def _local(self, path: Path) -> str:
-        """A file's path relative to the root; empty if it is not one of the user's own."""
-        foreign = {"site-packages", "dist-packages", "__pycache__"} & set(path.parts)
-        if foreign or not path.is_relative_to(self._root) or not path.is_file():
-            return ""
-        ours = path.is_relative_to(Path(__file__).parent)
-        return "" if ours else path.relative_to(self._root).as_posix()
+    def found(self, page: Path) -> tuple[dict[str, str], list[str]]:
+        """What the run needed and did not make itself.
+
+        Returns:
+            Path relative to the root -> SHA-256: none for what is not there, and one that never
+            fits for what has changed since. Which of them the demo asked for itself, and not
+            Python for an import.
+        """
+        read = sorted(self._read - self._written)
+        hashes = {}
+        for name in sorted(self._found.keys() - self._written):
+            if name != str(page) or name in read:
+                changed = self._found[name] != _state(name)
+                hashes[self._relative(name)] = _CHANGED if changed else content(Path(name))
+        return hashes, [self._relative(name) for name in read]
+
+    def _relative(self, name: str) -> str:
+        inside = (root for root in self._roots if name.startswith(root + os.sep))
+        return Path(os.path.relpath(name, next(inside, next(iter(self._roots))))).as_posix()
+
+
+_HERE = str(Path(__file__).parent)
+_IMPORTERS = ("<frozen importlib.", os.path.dirname(importlib.__file__))  # noqa: PTH120
+_LISTS = ("os.listdir", "os.scandir")
+_READS = ("open", "sqlite3.connect", *_LISTS)
+_FOREIGN = {"site-packages", "dist-packages", "__pycache__"}
+_CHANGED = "changed"
+
+
+def _home(root: str) -> str:
+    """The folder whose files count: that of the project, or where others have theirs too, ours."""
+    parent = Path(root).parent
+    others = {parent.anchor, os.path.expanduser("~"), os.path.realpath("/tmp")}  # noqa: PTH111
+    return os.path.join(root if str(parent) in others else parent, "")  # noqa: PTH118
+
+
+def _state(name: str) -> tuple[int, ...]:
+    """What a file's content cannot change without; nothing if it is not there."""
+    try:
+        found = os.stat(name)  # noqa: PTH116  # called for every file
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _writes(mode: object, flags: object) -> bool:

@@ -30,7 +30,7 @@ from marginalia.paper import Paper, page_url
 from marginalia.prose import Headings, sections
 from marginalia.rows import Row
 from marginalia.snippet import runnable
-from marginalia.source import Symbol, split_lines, symbols
+from marginalia.source import Symbol, read_bytes, split_lines, symbols
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,7 +480,7 @@ class _Renderer:
         paper = self.prepared.paper
         stem = paper.module.rsplit(".", 1)[-1]
         is_source = paper.path.suffix == ".py"
-        source = paper.path.read_bytes() if is_source else self.prepared.text.encode()
+        source = read_bytes(paper.path) if is_source else self.prepared.text.encode()
         self._save(f"{stem}.py", source)
         self._save(f"{stem}.ipynb", book.with_outputs(self.result).encode())
 

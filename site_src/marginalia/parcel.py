@@ -104,7 +104,7 @@ def at_home(parcel: Parcel, folder: Path, result: Mapping[str, Any]) -> dict[str
     dependencies = {
         name: digest
         for name, digest in result["dependencies"].items()
-        if name not in parcel.libraries
+        if name not in parcel.libraries and not name.startswith("../")  # the worker's own
     }
     renamed: dict[str, Any] = _renamed(dict(result), str(folder), parcel.home.rstrip("/"))
     return renamed | {"dependencies": dependencies}

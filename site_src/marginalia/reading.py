@@ -12,7 +12,7 @@ from marginalia.links import Definitions, definitions
 from marginalia.memo import Memo, digest
 from marginalia.paper import Paper, load, named
 from marginalia.rows import parse
-from marginalia.source import read_source
+from marginalia.source import read_bytes, read_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def read(path: Path, root: Path, memo: Memo) -> Module:
         OSError: It cannot be read.
     """
     text = read_source(path)
-    content = digest(path.read_bytes())
+    content = digest(read_bytes(path))
     key = memo.key("module", path.relative_to(root).as_posix(), content)
     facts = memo.get(key)
     if facts is None:

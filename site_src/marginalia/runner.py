@@ -21,12 +21,13 @@ from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 from marginalia import isolation, keys, worker
+from marginalia.contents import content
 from marginalia.demo import Failure, Result, claim_source, today
 from marginalia.errors import MarginaliaError, SourceError
 from marginalia.limits import DEFAULTS, Limits
 from marginalia.memo import digest, plain
 from marginalia.parcel import Parcel, at_home, pack, unpacked
-from marginalia.source import read_source, split_lines
+from marginalia.source import as_it_is, read_source, split_lines
 from marginalia.store import Store
 
 LONGEST = 10.0**6  # seconds: more than the system's clocks take
@@ -184,12 +185,21 @@ def _run(job: Job, stop: isolation.Stop) -> Result:
     }
     report = isolation.run(plain, stop)
     try:
-        result = Result.from_json(json.loads(report.result))
+        result = Result.from_json(_whole(json.loads(report.result)))
     except (ValueError, LookupError, TypeError):  # nothing, or what the demo wrote over it
         seconds = job.limits.timeout if report.end == "timeout" else 0.0
         result = Result(False, seconds=seconds, error=_failure(job, report))
     result.peak_mb = round(report.peak_mb or result.peak_mb, 1)
     return result
+
+
+def _whole(value: Any) -> Any:
+    """A copy of JSON without halves of characters, which no page and no file can hold."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(name): _whole(item) for name, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
 def _failure(job: Job, report: isolation.Report) -> Failure:
@@ -362,7 +372,11 @@ class _Batch:
         missing = []
         view = keys.View()
         for index, job in enumerate(self.jobs):
-            page = _Page(job, view)
+            try:
+                page = _Page(job, view)
+            except (OSError, RecursionError) as error:  # it, or what it imports
+                self._finish(index, _lost(error), "failed")
+                continue
             kept = self._shelf.get(page)
             if job.device == "cuda" and not self._has_gpu:
                 self._finish_without(index, page, kept)
@@ -485,7 +499,8 @@ class _Page:
     def same(self) -> bool:
         """Whether the source, and the code that it reaches, is still the same."""
         try:
-            return _Page(self.job) == self
+            with as_it_is():
+                return _Page(self.job) == self
         except OSError:  # it is gone
             return False
 
@@ -555,7 +570,8 @@ class _Shelf:
         reads = {
             name: digest
             for name, digest in result.dependencies.items()
-            if os.path.realpath(page.job.root / name) not in page.inputs.files
+            if name in result.read
+            or os.path.realpath(page.job.root / name) not in page.inputs.files
         }
         kept = _numbered(result.to_json(), page.to_code)
         self._store.put(page.inputs.key, {"result": kept, "reads": reads})
@@ -571,20 +587,20 @@ class _Shelf:
         """The digest of a file that a demo reads; nothing if it is gone."""
         path = page.job.root / name
         if path not in self._hashes:
-            self._hashes[path] = keys.content(path)
+            self._hashes[path] = content(path)
         return self._hashes[path]
 
 
 def _history_key(job: Job) -> str:
     name = os.path.relpath(job.path, job.root)
-    return hashlib.sha256(f"seconds of {name}".encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(f"seconds of {name}")).hexdigest()
 
 
 def _last_key(page: _Page) -> str:
     """Where the key of the last run on a GPU is kept: of this code, for it places the outputs."""
     name = os.path.relpath(page.job.path, page.job.root)
     what = [name, page.inputs.code, page.job.shapes, page.job.seed, page.job.network]
-    return hashlib.sha256(f"last run on cuda of {what}".encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(f"last run on cuda of {what}")).hexdigest()
 
 
 def _numbered(result: Mapping[str, Any], number: Callable[[int], int]) -> dict[str, Any]:

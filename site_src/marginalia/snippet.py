@@ -481,7 +481,7 @@ class _Locals:
         if self.main.root is None or not name:
             return None
         base = self.main.root.joinpath(*name.split("."))
-        files = (base.with_name(f"{base.name}.py"), base / "__init__.py")
+        files = (base / "__init__.py", base.with_name(f"{base.name}.py"))  # in Python's order
         return next((path for path in files if path.is_file()), None)
 
     def needed(self, module: _Module) -> set[str]:

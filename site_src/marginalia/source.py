@@ -11,6 +11,7 @@ import inspect
 import io
 import json
 import re
+import sys
 import threading
 import token
 import tokenize
@@ -18,6 +19,7 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -54,6 +56,59 @@ class Symbol:
 
 # Reading
 
+_held: ContextVar[dict[Path, bytes] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def held_still() -> Iterator[None]:
+    """Give the same bytes of a file each time while this lasts, in this thread.
+
+    What is made of a source that is saved meanwhile is that of one moment.
+    """
+    token = _held.set({})
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
+@contextmanager
+def as_it_is() -> Iterator[None]:
+    """Give the bytes that a file has now while this lasts, also within `held_still`."""
+    token = _held.set(None)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
+@contextmanager
+def deep_trees() -> Iterator[None]:
+    """Let our own functions follow all that Python parses: a long sum is a deep tree."""
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(usual, _DEPTH))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(usual)
+
+
+_DEPTH = 20_000  # Python parses a sum of some thousand terms; each takes several calls
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a source file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    held = _held.get()
+    if held is None:
+        return path.read_bytes()
+    if path not in held:
+        held[path] = path.read_bytes()
+    return held[path]
+
 
 def read_source(path: Path) -> str:
     """Read a source file so that encoding the text again gives its bytes.
@@ -70,7 +125,7 @@ def read_source(path: Path) -> str:
             the notebook is broken or not in Python.
         OSError: The file cannot be read.
     """
-    data = path.read_bytes()
+    data = read_bytes(path)
     if path.suffix == ".ipynb":
         return _percent(path, _decode(path, data, "utf-8"))
     text = _decode(path, data, _encoding(path, data))

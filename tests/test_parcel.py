@@ -69,9 +69,14 @@ def test_a_result_comes_home(project: Path) -> None:
     result = {
         "outputs": [{"data": {"text/plain": "in /tmp/elsewhere/helper.py"}}],
         "dependencies": {"helper.py": "0"},
+        "read": ["helper.py"],
         "ok": True,
     }
-    home = at_home(parcel, Path("/tmp/elsewhere"), result)
+    theirs = {
+        "dependencies": {"../theirs": "1", "helper.py": "0"},
+        "read": ["../theirs", "helper.py"],
+    }
+    home = at_home(parcel, Path("/tmp/elsewhere"), result | theirs)
     text = f"in {project}/papers/helper.py"
     assert home == result | {"outputs": [{"data": {"text/plain": text}}]}
 

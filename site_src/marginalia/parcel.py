@@ -8,6 +8,7 @@ the name of the folder at home, so that a result says nothing of where it was ma
 from __future__ import annotations
 
 import os
+import posixpath
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,13 +102,16 @@ def at_home(parcel: Parcel, folder: Path, result: Mapping[str, Any]) -> dict[str
         folder: Where.
         result: As JSON has it.
     """
-    dependencies = {
-        name: digest
-        for name, digest in result["dependencies"].items()
-        if name not in parcel.libraries and not name.startswith("../")  # the worker's own
-    }
+
+    def is_ours(name: str) -> bool:  # the machine has files, too, beside the folder
+        place = posixpath.normpath(posixpath.join(parcel.root, name))
+        inside = not name.startswith("../") or place in parcel.files
+        return inside and name not in parcel.libraries
+
+    dependencies = {n: digest for n, digest in result["dependencies"].items() if is_ours(n)}
+    read = [name for name in result["read"] if is_ours(name)]
     renamed: dict[str, Any] = _renamed(dict(result), str(folder), parcel.home.rstrip("/"))
-    return renamed | {"dependencies": dependencies}
+    return renamed | {"dependencies": dependencies, "read": read}
 
 
 def _renamed(value: Any, old: str, new: str) -> Any:

@@ -248,7 +248,7 @@ def test_sources_travel_by_value(address: str, root: Path, store: Store, tmp_pat
         (ran,) = run_all([job], store=store, workers=1, executor=away)
     assert not root.exists()
     assert printed(ran.result).split() == ["1,2", "3,4"]
-    assert set(ran.result.dependencies) == {"numbers.csv"} | {
+    assert set(ran.result.dependencies) == {"numbers.csv", "../beside/more.csv"} | {
         f"pkg/{name}.py" for name in ("__init__", "deep", "other")
     }
 

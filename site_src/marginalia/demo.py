@@ -245,7 +245,9 @@ class _Run:
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115  # the demo's, to the end
         sys.dont_write_bytecode = True  # sources may change faster than file times show
         sys.path_hooks.insert(0, self._finder)
-        sys.path_importer_cache.clear()
+        for folder in [*sys.path_importer_cache]:
+            if folder.startswith(str(self._root)):
+                del sys.path_importer_cache[folder]
         os.environ.setdefault("MPLBACKEND", "agg")
         linecache.cache[str(self._path)] = (
             len(self._text),

@@ -26,7 +26,7 @@ from marginalia.options import default_workers
 from marginalia.paper import discover, load, url_of
 from marginalia.report import PageReport, Report, failure_of, json_text
 from marginalia.rows import parse
-from marginalia.runner import Job, Ran, Status, run_isolated
+from marginalia.runner import Job, Ran, Status, leave, run_isolated
 from marginalia.snippet import runnable
 from marginalia.source import read_source
 
@@ -125,15 +125,9 @@ def main() -> None:
     for name in ("SIGHUP", "SIGTERM"):
         number = getattr(signal, name, None)  # there is no SIGHUP on Windows
         if number and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _leave)
+            signal.signal(number, leave)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may be no text
-
-
-def _leave(number: int, _: object) -> None:
-    """End as an interrupt does: with temporary folders removed."""
-    signal.signal(number, signal.SIG_DFL)  # whoever asks twice means it
-    sys.exit(128 + number)
 
 
 @main.command(epilog=example("marginalia rows papers/attention/squeeze_excitation.py"))

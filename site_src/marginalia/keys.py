@@ -477,7 +477,7 @@ def _facts(file: Path) -> _Facts:
     with suppress(SourceError):
         if file.suffix in (".py", ".ipynb"):
             return memory.of(read_source(file))
-    content = hashlib.sha256(file.read_bytes()).hexdigest()
+    content = hashlib.sha256(read_bytes(file)).hexdigest()
     return _Facts(content, content)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from marginalia import __version__
 from marginalia.demo import Failure
 from marginalia.errors import SourceError
-from marginalia.runner import Ran
+from marginalia.runner import Ran, whole_text
 
 Status = Literal["ran", "cached", "failed", "stored", "skipped", "static"]
 
@@ -140,8 +140,7 @@ def json_text(data: Any) -> str:
     Args:
         data: Plain dicts, lists, strings and numbers.
     """
-    text = json.dumps(data, ensure_ascii=False, indent=1)
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole_text(json.dumps(data, ensure_ascii=False, indent=1))
 
 
 def failure_of(error: Exception) -> Failure:

@@ -193,10 +193,15 @@ def _run(job: Job, stop: isolation.Stop) -> Result:
     return result
 
 
+def whole_text(text: str) -> str:
+    """The text with halves of characters, which nothing can encode, replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _whole(value: Any) -> Any:
     """A copy of JSON without halves of characters, which no page and no file can hold."""
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, str):
+        return whole_text(value)
     if isinstance(value, dict):
         return {_whole(name): _whole(item) for name, item in value.items()}
     return [_whole(item) for item in value] if isinstance(value, list) else value
@@ -341,15 +346,17 @@ def _ended_cleanly() -> Iterator[None]:
         yield
         return
 
-    def leave(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)  # whoever asks twice means it
-        sys.exit(128 + number)
-
     signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def leave(number: int, _: object) -> None:
+    """Handle a signal as an interrupt is: what is open is left in order, temporary folders go."""
+    signal.signal(number, signal.SIG_DFL)  # whoever asks twice means it
+    sys.exit(128 + number)
 
 
 _END = object()

@@ -65,21 +65,24 @@ def held_still() -> Iterator[None]:
 
     What is made of a source that is saved meanwhile is that of one moment.
     """
-    token = _held.set({})
-    try:
+    with _holding({}):
         yield
-    finally:
-        _held.reset(token)
 
 
 @contextmanager
 def as_it_is() -> Iterator[None]:
     """Give the bytes that a file has now while this lasts, also within `held_still`."""
-    token = _held.set(None)
+    with _holding(None):
+        yield
+
+
+@contextmanager
+def _holding(files: dict[Path, bytes] | None) -> Iterator[None]:
+    before = _held.set(files)
     try:
         yield
     finally:
-        _held.reset(token)
+        _held.reset(before)
 
 
 @contextmanager

@@ -110,14 +110,20 @@ def test_no_sideways_scroll_at_360_px(browser: Browser, address: str) -> None:
     page.close()
 
 
-def test_search_finds_english_and_chinese(browser: Browser, address: str) -> None:
+@pytest.mark.parametrize("ready", [False, True])
+def test_search_finds_english_and_chinese(browser: Browser, address: str, ready: bool) -> None:
+    """Text that no key wrote, before and after the index is there."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     for query, wanted in (("squeeze excitation", "squeeze-excitation"), ("注意力", "attention")):
         page.goto(address)
         page.keyboard.press("f")
+        if ready:
+            page.wait_for_function(
+                "document.querySelector('.md-search-result__meta').textContent.match(/Type to/)"
+            )
         page.locator(".md-search__input").fill(query)
         first = page.locator(".md-search-result__link").first
-        first.wait_for(timeout=15_000)
+        first.wait_for()
         links = page.locator(".md-search-result__link").evaluate_all("all => all.map(a => a.href)")
         assert any(wanted in link for link in links[:5]), (query, links[:5])
     page.close()
@@ -131,7 +137,7 @@ def test_copy_buttons_copy_what_runs(browser: Browser, address: str) -> None:
     row = page.locator(".mg-row:has(#SqueezeExcite)")
     row.hover()
     row.locator(".mg-run-copy").click()
-    page.wait_for_timeout(100)
+    row.get_by_text("Copied", exact=True).wait_for()
     copied = page.evaluate("navigator.clipboard.readText()")
     context.close()
     exec(compile(copied, "<clipboard>", "exec"), {"__name__": "clipboard"})
@@ -219,14 +225,15 @@ def test_a_focused_shape_keeps_its_tip_when_the_page_scrolls(
 ) -> None:
     page = browser.new_page(viewport={"width": 1440, "height": 700})
     page.goto(address + PAGES["paper"])
+    beside = """() => {
+      const [tip, place] = [document.querySelector(".mg-tip"), document.activeElement].map((it) =>
+        it.getBoundingClientRect());
+      const [above, below] = [place.top - tip.bottom, tip.top - place.top];
+      return tip.height > 0 && ((0 <= above && above < 30) || (0 < below && below < 30));
+    }"""
     for shape in page.locator(".mg-shape").all():
         shape.focus()
-        page.wait_for_timeout(50)
-        tip, place = page.locator(".mg-tip").bounding_box(), shape.bounding_box()
-        assert tip
-        assert place
-        above, below = place["y"] - tip["y"] - tip["height"], tip["y"] - place["y"]
-        assert 0 <= above < 30 or 0 < below < 30
+        page.wait_for_function(beside)
     page.keyboard.press("Escape")
     assert not page.locator(".mg-tip").is_visible()
     page.close()

@@ -30,16 +30,20 @@
     setTimeout(() => (button.textContent = before), 1500);
   };
 
-  const onCopy = async (button) => {
-    const text = button.matches(".mg-run-copy")
-      ? JSON.parse(document.querySelector(".mg-snippets").textContent)[button.dataset.mgSnippet]
-      : codeOf(button.closest(".mg-row"));
+  const copyAndSay = async (button, text) => {
     try {
       await copy(text);
       say(button, "Copied");
     } catch {
       say(button, "Not copied");
     }
+  };
+
+  const onCopy = (button) => {
+    const text = button.matches(".mg-run-copy")
+      ? JSON.parse(document.querySelector(".mg-snippets").textContent)[button.dataset.mgSnippet]
+      : codeOf(button.closest(".mg-row"));
+    return copyAndSay(button, text);
   };
 
   const stored = () => {
@@ -132,6 +136,10 @@
   const followTip = () => (current && current === document.activeElement ? showTip(current) : hideTip());
   document.addEventListener("scroll", followTip, { capture: true, passive: true });
   document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
+  // Material searches when a key goes up: text that is pasted or dictated needs one, too.
+  document.addEventListener("input", (event) => {
+    if (event.target.matches(".md-search__input")) event.target.dispatchEvent(new KeyboardEvent("keyup"));
+  });
 
   // What Material leaves unnamed or out of reach of the keyboard, and a copy button for its code.
   const mend = () => {
@@ -146,10 +154,7 @@
       if (code.parentElement.querySelector(".mg-copy-block")) return;
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Copy" });
       button.className = "mg-copy-block";
-      button.addEventListener("click", async () => {
-        await copy(code.textContent);
-        say(button, "Copied");
-      });
+      button.addEventListener("click", () => copyAndSay(button, code.textContent));
       code.before(button);
     });
   };

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import marginalia
@@ -276,6 +280,50 @@ def test_machines_differ_in_versions_but_not_in_builds() -> None:
         f"{here['yaml']} where no yaml is needed",
         "no nothing where nothing 1 is needed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "module"), [("fakery", "fakery"), ("py-fakery", "fakery")]
+)
+def test_a_package_that_is_replaced_while_a_worker_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distribution: str, module: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for number in (1, 2):
+        with installed(tmp_path, distribution, number, module):
+            assert keys.differences({module: f"{distribution} {number}"}) == []
+            assert keys.differences({module: f"{distribution} 9"}) == [
+                f"{distribution} {number} where {distribution} 9 is needed"
+            ]
+    assert keys.differences({module: ""}) == []
+
+
+def test_a_package_that_demos_are_forked_with_is_not_replaced_while_a_worker_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert keys.differences({}) == []
+    first = keys.versions("einops")[0]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with installed(tmp_path, "einops", 99, "einops"):
+        assert keys.differences({"einops": "einops 99"}) == [
+            f"einops 99 since it was started with {first}: restart it"
+        ]
+    assert keys.differences({"einops": first}) == []
+
+
+@contextmanager
+def installed(folder: Path, name: str, version: int, module: str) -> Iterator[None]:
+    """While this lasts, a distribution is in a folder of the import path."""
+    made = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    made.mkdir()
+    (made / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (made / "top_level.txt").write_text(f"{module}\n")
+    os.utime(folder, (version, version))  # the folder's time tells that it changed
+    try:
+        yield
+    finally:
+        shutil.rmtree(made)
+        os.utime(folder, (0, 0))
 
 
 # Prose that counts

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from marginalia.jobs import key
 from marginalia.keys import inputs
 from marginalia.parcel import Parcel, at_home, pack, unpacked
 from marginalia.runner import Job, OtherMachineError, run_all, run_parcel
@@ -35,50 +37,109 @@ def project(tmp_path: Path) -> Path:
 
 
 def packed(root: Path, page: str = "topic/page.py", data: tuple[Path, ...] = ()) -> Parcel:
-    return pack(root / page, root, inputs(root / page, root, {}, data=data))
+    return pack(root / page, root, inputs(root / page, root, {}, data=data), root.parent, "")
+
+
+def place(path: Path) -> str:
+    """A path as a parcel has it."""
+    return path.relative_to("/").as_posix()
 
 
 def test_it_holds_what_the_page_reaches(project: Path) -> None:
     root = project / "papers"
-    reached = {"topic/__init__.py", "topic/page.py", "helper.py"}
+    reached = {place(root / name) for name in ("topic/__init__.py", "topic/page.py", "helper.py")}
     parcel = packed(root)
-    assert (parcel.home, parcel.root, parcel.page) == (str(root), ".", "topic/page.py")
+    assert (parcel.root, parcel.page) == (place(root), place(root / "topic/page.py"))
     assert parcel.files.keys() == reached
     beside = packed(root, data=(root / "topic" / "../../data/a.csv",))
-    assert (beside.home, beside.root, beside.page) == (
-        str(project),
-        "papers",
-        "papers/topic/page.py",
-    )
-    assert beside.files.keys() == {"data/a.csv"} | {f"papers/{name}" for name in reached}
-    assert beside.files["data/a.csv"] == b"1"
+    data = place(project / "data/a.csv")
+    assert beside.files.keys() == {data} | reached
+    assert beside.files[data] == b"1"
     assert not beside.libraries
 
 
+def listing(folder: Path) -> set[tuple[str, bool]]:
+    return {(path.name, path.is_dir()) for path in folder.iterdir()}
+
+
 def test_it_lies_elsewhere_as_it_lies_at_home(project: Path) -> None:
-    parcel = packed(project / "papers", data=(project / "data/a.csv",))
+    (project / "data" / "tool.sh").write_text("#!/bin/sh\n")
+    (project / "data" / "tool.sh").chmod(0o755)
+    data = (project / "data/a.csv", project / "data/tool.sh")
+    parcel = packed(project / "papers", data=data)
     with unpacked(parcel) as folder:
-        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
-        assert files == set(parcel.files)
-        assert (folder / "papers/helper.py").read_text() == PROJECT["papers/helper.py"]
+        there = folder / place(project)
+        helper = there / "papers/helper.py"
+        assert helper.read_text() == PROJECT["papers/helper.py"]
+        assert os.access(there / "data/tool.sh", os.X_OK)
+        assert not os.access(helper, os.X_OK)
+        for name in (".", "papers", "papers/topic", "data"):
+            assert listing(there / name) == listing(project / name)
     assert not folder.exists()
 
 
 def test_a_result_comes_home(project: Path) -> None:
     parcel = packed(project / "papers")
     result = {
-        "outputs": [{"data": {"text/plain": "in /tmp/elsewhere/helper.py"}}],
+        "outputs": [{"data": {"text/plain": f"in /tmp/elsewhere{project}/papers/helper.py"}}],
         "dependencies": {"helper.py": "0"},
         "read": ["helper.py"],
         "ok": True,
     }
-    theirs = {
-        "dependencies": {"../theirs": "1", "helper.py": "0"},
-        "read": ["../theirs", "helper.py"],
-    }
-    home = at_home(parcel, Path("/tmp/elsewhere"), result | theirs)
+    home = at_home(parcel, Path("/tmp/elsewhere"), result)
     text = f"in {project}/papers/helper.py"
     assert home == result | {"outputs": [{"data": {"text/plain": text}}]}
+
+
+# What only the machine has that packed it
+
+READS = {
+    "lists its own folder": ("sorted(path.name for path in here.iterdir())", []),
+    "looks for a file": ("(here / 'secret.txt').exists()", []),
+    "says where it is": ("here.parents[1].name, __file__", []),
+    "reads a declared file": ("(here / '../../data/a.csv').read_text()", []),
+    "lists a declared folder": ("list((here / '../../data').glob('*.csv'))", []),
+    "reads a file": ("(here / 'secret.txt').read_text()", ["papers/topic/secret.txt"]),
+    "lists a folder": ("list((here / 'images').glob('*.txt'))", ["papers/topic/images/*"]),
+    "looks into a folder": ("list((here / '../../other').glob('*'))", ["other/*"]),
+    "misses a file": ("open(here / 'images/one.txt')", ["papers/topic/images/one.txt"]),
+    "imports by a computed name": (
+        "importlib.import_module('un' + 'related').y",
+        ["papers/unrelated.py"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_demo_that_needs_what_only_this_machine_has(project: Path, name: str) -> None:
+    code, needs = READS[name]
+    root = project / "papers"
+    write(
+        project,
+        {
+            "papers/topic/secret.txt": "secret",
+            "papers/topic/images/one.txt": "one",
+            "papers/unrelated.py": "y = 1\n",
+            "other/x.txt": "x",
+            "papers/topic/page.py": "import importlib\nfrom pathlib import Path\n\n\n"
+            f"def demo():\n    here = Path(__file__).parent\n    print({code})\n",
+        },
+    )
+    job = Job(root / "topic/page.py", root, data=(project / "data/a.csv",))
+    store = Store(project / "store")
+    with ThreadPoolExecutor(1) as threads:
+        (there,) = run_all([job], store=store, workers=1, executor=threads)
+        assert (there.status, store.get(key(job)) is None) == (
+            ("failed", True) if needs else ("ran", False)
+        )
+    if needs:
+        assert there.result.error is not None
+        assert [need for need in needs if f"`{project / need}`" in there.result.error.message]
+        assert "name it in `data:`" in there.result.error.message
+    else:
+        (here,) = run_all([job], store=Store(project / "own"), workers=1)
+        assert here.status == "ran"
+        assert there.result.outputs == here.result.outputs
 
 
 def test_paths_may_be_relative(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,13 +126,24 @@ def differences(needs: Mapping[str, str]) -> list[str]:
 
     Builds of the same version count as the same.
     """
+    for looked_up in (versions, _providers):  # a worker lives for days, and its packages change
+        looked_up.cache_clear()
     here = environment()
     found = []
     for name, wanted in needs.items():
         have = here[name] if name in here else " ".join(versions(name))
+        first = _at_first().get(name, have)
         if public(have) != public(wanted):
             found.append(f"{have or f'no {name}'} where {wanted or f'no {name}'} is needed")
+        elif first != have:
+            found.append(f"{have or f'no {name}'} since it was started with {first}: restart it")
     return found
+
+
+@functools.cache
+def _at_first() -> Mapping[str, str]:
+    """The versions of the packages that demos are forked with, before the first one was."""
+    return {name: " ".join(versions(name)) for name in (*ALWAYS, "einops")}  # as in `preload`
 
 
 def public(version: str) -> str:

@@ -1,18 +1,20 @@
 """A demo's files by value, for a machine that knows nothing of the project.
 
-A parcel holds the sources that the page reaches and the data files that it declares. Unpacked, they
-lie in a temporary folder as they lie at home; what a demo then shows of that folder's name becomes
-the name of the folder at home, so that a result says nothing of where it was made.
+A parcel holds the sources that the page reaches and the data files that it declares. A temporary
+folder is then what the root of the file system is at home, with empty files where others lie beside
+those; what a demo shows of that folder's name is dropped, so that a result says nothing of where it
+was made.
 """
 
 from __future__ import annotations
 
 import os
-import posixpath
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +26,37 @@ class Parcel:
     """The files of one demo.
 
     Attributes:
-        home: The folder around all files, on the machine that packed them.
-        root: The folder on the import path, relative to `home`.
-        page: The page's file, relative to `home`.
-        files: Contents by path, relative to `home`.
+        drive: Where the paths start, if the system has drives.
+        root: The folder on the import path.
+        page: The page's file.
+        source: The SHA-256 of its text.
+        files: Contents by path.
+        executable: Those of the files that are programs.
+        beside: What lies in their folders and those above, by name; a folder ends in a slash.
         libraries: Contents of sources that are imported from elsewhere, relative to `root`.
         needs: What the machine that runs it must have in common with the one that packed it.
     """
 
-    home: str
+    drive: str
     root: str
     page: str
+    source: str
     files: Mapping[str, bytes]
+    executable: frozenset[str]
+    beside: frozenset[str]
     libraries: Mapping[str, bytes]
     needs: Mapping[str, str]
 
 
-def pack(path: Path, root: Path, inputs: Inputs) -> Parcel:
+def pack(path: Path, root: Path, inputs: Inputs, project: Path, source: str) -> Parcel:
     """Put all that a demo needs into a parcel.
 
     Args:
         path: The page's file.
         root: The folder on the import path.
         inputs: What the demo depends on.
+        project: The folder of which the demo may see more than it is sent.
+        source: The SHA-256 of the page's text.
 
     Raises:
         OSError: A file cannot be read.
@@ -58,13 +68,16 @@ def pack(path: Path, root: Path, inputs: Inputs) -> Parcel:
             own.append(_plain(file))
         else:
             libraries[file.relative_to(folder).as_posix()] = file.read_bytes()
-    path, root = _plain(path), _plain(root)
-    home = Path(os.path.commonpath([root, *(file.parent for file in (path, *own))]))
+    above = {folder for file in own for folder in file.parents if folder.is_relative_to(project)}
+    folders = above.union(file.parent for file in own)
     return Parcel(
-        home=str(home),
-        root=root.relative_to(home).as_posix(),
-        page=path.relative_to(home).as_posix(),
-        files={file.relative_to(home).as_posix(): file.read_bytes() for file in own},
+        drive=root.drive,
+        root=_place(root),
+        page=_place(path),
+        source=source,
+        files={_place(file): file.read_bytes() for file in own},
+        executable=frozenset(_place(file) for file in own if file.stat().st_mode & stat.S_IXUSR),
+        beside=frozenset(name for folder in folders for name in _names(folder)),
         libraries=libraries,
         needs=inputs.needs,
     )
@@ -75,42 +88,57 @@ def _plain(path: Path) -> Path:
     return Path(os.path.normpath(path))
 
 
+def _place(path: Path) -> str:
+    """A path seen from the root of the file system."""
+    plain = _plain(path)
+    return plain.relative_to(plain.anchor).as_posix()
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """What lies in a folder, as far as this can be seen."""
+    for _, folders, files in islice(os.walk(folder), 1):
+        yield from (f"{_place(folder / name)}/" for name in folders)
+        yield from (_place(folder / name) for name in files)
+
+
 @contextmanager
 def unpacked(parcel: Parcel) -> Iterator[Path]:
-    """A folder with the files, in place of `home`, for as long as this lasts.
+    """A folder with the files, in place of the file system's root, for as long as this lasts.
 
     Raises:
         OSError: They cannot be written.
     """
     with tempfile.TemporaryDirectory(
         prefix="marginalia-parcel-", ignore_cleanup_errors=True
-    ) as name:
-        folder = Path(name).resolve()
+    ) as made:
+        folder = Path(made).resolve()
+        for name in parcel.beside:
+            place = folder / name
+            (place if name.endswith("/") else place.parent).mkdir(parents=True, exist_ok=True)
+            if not name.endswith("/"):
+                place.touch()
         for base, files in ((parcel.root, parcel.libraries), ("", parcel.files)):
-            for place, content in files.items():
-                file = folder / base / place
+            for name, content in files.items():
+                file = folder / base / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
+        for name in parcel.executable:
+            (folder / name).chmod(0o700)
         yield folder
 
 
 def at_home(parcel: Parcel, folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result as it would be at home: with its folder's name, and what is read there.
+    """A result as it would be at home: with the names of its folders, and what is read there.
 
     Args:
         parcel: What was unpacked.
         folder: Where.
         result: As JSON has it.
     """
-
-    def is_ours(name: str) -> bool:  # the machine has files, too, beside the folder
-        place = posixpath.normpath(posixpath.join(parcel.root, name))
-        inside = not name.startswith("../") or place in parcel.files
-        return inside and name not in parcel.libraries
-
-    dependencies = {n: digest for n, digest in result["dependencies"].items() if is_ours(n)}
-    read = [name for name in result["read"] if is_ours(name)]
-    renamed: dict[str, Any] = _renamed(dict(result), str(folder), parcel.home.rstrip("/"))
+    found, libraries = result["dependencies"], parcel.libraries
+    dependencies = {name: digest for name, digest in found.items() if name not in libraries}
+    read = [name for name in result["read"] if name not in libraries]
+    renamed: dict[str, Any] = _renamed(dict(result), str(folder), parcel.drive)
     return renamed | {"dependencies": dependencies, "read": read}
 
 

@@ -305,3 +305,18 @@ def test_a_name_of_the_demo_hides_none_of_what_comes_along(tmp_path: Path) -> No
     with redirect_stdout(io.StringIO()) as said:
         exec("\n".join(code), {})
     assert said.getvalue() == "1.5 0.75\n"
+
+
+def test_the_cells_are_those_of_the_last_demo(tmp_path: Path) -> None:
+    text = """
+    # Old.
+    def demo():
+        print("old")
+
+
+    # New.
+    def demo():
+        print("new")
+    """
+    ran = [cell.source for cell in made(text, tmp_path) if "print" in cell.source]
+    assert ran == ['# Old.\ndef demo():\n    print("old")', 'print("new")']

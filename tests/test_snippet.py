@@ -3,15 +3,18 @@ from __future__ import annotations
 import ast
 import builtins
 import dis
+import io
 import re
 import types
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import matplotlib as mpl
 import pytest
+from marginalia.blocks import load
 from marginalia.errors import MarginaliaError, SourceError
 from marginalia.rows import parse
 from marginalia.snippet import runnable
@@ -36,6 +39,12 @@ def run(code: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(compile(code, "<snippet>", "exec", dont_inherit=True), names)
     return names
+
+
+def printed(code: str) -> str:
+    with redirect_stdout(io.StringIO()) as out:
+        run(code)
+    return out.getvalue()
 
 
 def same(result: str, expected: str) -> bool:
@@ -432,6 +441,24 @@ def test_comments_and_room() -> None:
     )
 
 
+@pytest.mark.parametrize("marker", ["# %%", "#%% a", "# In [3]:", "# In[ ]:", "# +", "# -"])
+def test_cell_markers_are_no_comments(marker: str) -> None:
+    assert row(f"{marker}\nA = 1\n", "A = 1") == "A = 1\n"
+
+
+def test_the_last_demo_is_the_demo() -> None:
+    source = """
+        def demo():
+            print("old")
+
+
+        def demo():
+            new = 1
+            print(new)
+    """
+    assert row(source, "print(new)") == "new = 1\nprint(new)\n"
+
+
 def test_line_ends_and_marks() -> None:
     source = "\ufeffimport os\r\nA = '''x\r\n  y'''\r\nB = A, os\r\n"
     assert runnable(source, "B") == "import os\n\nA = '''x\n  y'''\nB = A, os\n"
@@ -583,6 +610,137 @@ def test_training_reaches_the_model() -> None:
     run(result)
 
 
+TRAINING = """
+    class Model:
+        def __init__(self):
+            self.w = [0]
+            self.seen = 0
+
+        def fit(self, n):
+            self.w[0] += n
+            return n
+
+        def again(self, n):
+            return self.fit(n)
+
+        def __call__(self, x):
+            self.seen = x
+            return x
+
+        def predict(self, x):
+            y = self.scale(x)
+            y += 1
+            return y
+
+        def scale(self, x):
+            return x * 2
+
+        @staticmethod
+        def reset(model):
+            model.w[0] = 9
+
+
+    class Optimizer:
+        def __init__(self, parameters):
+            self.parameters = parameters
+
+        def step(self):
+            self.parameters[0] += 1
+
+
+    LOG = []
+
+
+    def note(text):
+        LOG.append(text)
+        return text
+
+
+    def step(model, optimizer):
+        optimizer.step()
+        return model.w[0]
+
+
+    def train(model, steps):
+        return [step(model, Optimizer(model.w)) for _ in range(steps)]
+
+
+    def outer(*, model):
+        return train(model, 2)
+
+
+    def every(*models):
+        for one in models:
+            one.w[0] += 1
+        return len(models)
+
+
+    def first(items, value):
+        view = items
+        view[0] = value
+        return value
+
+
+    def count(model, items):
+        items = list(items)
+        items[0] = 5
+        total = model.seen + 1
+        total += 1
+        return total
+
+
+    def demo():
+        m = Model()
+        opt = Optimizer(m.w)
+        items = [3]
+        STEP
+        print(SHOWN)
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "shown"),
+    [
+        ("loss = step(m, opt)", "m.w"),
+        ("loss = train(m, 2)", "m.w"),
+        ("loss = train(steps=2, model=m)", "m.w"),
+        ("train(steps=2, model=m)", "m.w"),
+        ("losses = [train(m, 1) for _ in range(2)]", "m.w"),
+        ("loss = outer(model=m)", "m.w"),
+        ("n = every(Model(), m)", "m.w"),
+        ("n = every(*[Model()], m)", "m.w"),
+        ("loss = m.fit(1)", "m.w"),
+        ("loss = m.again(1)", "m.w"),
+        ("y = m(2)", "m.seen"),
+        ("n = Model.reset(m)", "m.w"),
+        ("n = m.reset(m)", "m.w"),
+        ("n = first(items, 4)", "items"),
+        ("if first(items, 4): pass", "items"),
+        ("text = note('a')", "LOG"),
+    ],
+)
+def test_a_call_whose_result_is_kept_changes_what_it_is_given(statement: str, shown: str) -> None:
+    source = dedent(TRAINING.replace("STEP", statement).replace("SHOWN", shown)).lstrip("\n")
+    result = row(source, f"print({shown})")
+    assert printed(result) == printed(f"{source}\n\ndemo()\n")
+
+
+@pytest.mark.parametrize(
+    ("statement", "shown"),
+    [
+        ("y = m.predict(1)", "m.w"),
+        ("n = count(m, items)", "m.w"),
+        ("n = count(m, items)", "items"),
+        ("n = first(items, m)", "m.w"),
+        ("y = m(items)", "items"),
+        ("other = Optimizer(items)", "items"),
+    ],
+)
+def test_a_call_that_changes_nothing_is_left_out(statement: str, shown: str) -> None:
+    source = TRAINING.replace("STEP", statement).replace("SHOWN", shown)
+    assert statement not in row(source, f"print({shown})")
+
+
 def test_a_loop_variable_needs_no_earlier_loop() -> None:
     source = """
         def demo():
@@ -592,6 +750,20 @@ def test_a_loop_variable_needs_no_earlier_loop() -> None:
                 print("second", i)
     """
     assert row(source, '"second"') == 'for i in range(4):\n    print("second", i)\n'
+
+
+def test_what_is_bound_later_cannot_be_changed_before() -> None:
+    source = """
+        def demo():
+            x = []
+            for item in [x]:
+                item.append(1)
+            for n in range(2):
+                y = [n]
+            for item in [y]:
+                print("y", item)
+    """
+    assert row(source, '"y"').startswith("for n in range(2):\n    y = [n]\nfor item in [y]:\n")
 
 
 def test_the_last_binding_counts() -> None:
@@ -824,6 +996,26 @@ def test_imports_inside_of_functions_are_told(papers: Path) -> None:
     assert in_papers(papers, source, "f") == f"# needs helper.py from this site\n{source}"
 
 
+def test_a_local_import_of_the_demo(papers: Path) -> None:
+    source = "def demo():\n    from attention.base import WIDTH\n    print(WIDTH)\n"
+    path = papers / "page.py"
+    path.write_text(source)
+    assert runnable(source, (3, 3), path=path, root=papers) == "WIDTH = 5\n\nprint(WIDTH)\n"
+
+
+def test_a_circle_of_local_modules_is_cut_at_the_same_place_each_time(papers: Path) -> None:
+    for name, imported in (("one", "two"), ("two", "three"), ("three", "one")):
+        text = f"import {imported}\n\n\ndef {name}_f():\n    return {imported}.{imported}_f\n"
+        (papers / f"{name}.py").write_text(text)
+    source = "".join(f"from {name} import {name}_f\n" for name in ("three", "one", "two"))
+    found = set()
+    for number in range(20):
+        text = f"{source}\nN = {number}\n\n\ndef f():\n    return one_f, two_f, three_f\n"
+        found.add(in_papers(papers, text, "f"))
+        load.cache_clear()
+    assert len(found) == 1
+
+
 def test_without_a_root_imports_stay(papers: Path) -> None:
     source = "from attention.base import Base\n\n\nclass A(Base):\n    pass\n"
     assert runnable(source, "A") == source
@@ -838,6 +1030,21 @@ def test_local_modules_that_import_each_other(papers: Path) -> None:
     source = "from one import f\n\n\ndef h():\n    return f(3)\n"
     result = in_papers(papers, source, "h")
     assert result == f"# needs one.py from this site\n{source}"
+
+
+@pytest.mark.parametrize("place", ["real.py", "../outside.py"])
+def test_a_local_module_that_is_a_link(papers: Path, place: str) -> None:
+    """It goes by the name that it is imported by; one whose names clash stays."""
+    root = papers / "root"
+    root.mkdir()
+    target = root / place
+    target.write_text("WIDTH = 10\n\n\ndef f():\n    return WIDTH\n")
+    (root / "link.py").symlink_to(target)
+    source = "from link import f\n\nWIDTH = 5\n\n\ndef g():\n    return WIDTH + f()\n"
+    page = root / "page.py"
+    page.write_text(source)
+    result = runnable(source, "g", path=page, root=root)
+    assert result == f"# needs link.py from this site\n{source}"
 
 
 def test_a_local_module_that_does_not_parse(papers: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from marginalia.demo import Output, Result
 from marginalia.effects import binds, reads
 from marginalia.paper import Paper
+from marginalia.rewrite import demo_of
 from marginalia.rows import Row, is_script, parse
 from marginalia.snippet import borrowed
 from marginalia.source import plain_lines, tree_of
@@ -170,7 +171,7 @@ def _cells(text: str, paper: Paper, brought: str) -> list[_Cell]:
         cells = _read(lines, opening + 1, len(lines), "py")
         titled = not opening and cells and cells[0].kind == "markdown"
         return cells if titled else [*_title(paper), *cells]
-    demo = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "demo"), None)
+    demo = demo_of(tree)
     lines = _without_guard(lines, tree)
     if demo is None:
         return [*_title(paper), *_read(lines, opening + 1, len(lines))]
@@ -243,7 +244,12 @@ def _note_value(cell: _Cell) -> None:
 
 def _top(demo: ast.FunctionDef, rows: Iterable[Row]) -> int:
     """The first line of the demo, the comment that touches it included."""
-    return next((row.start for row in rows if row.symbol == "demo"), start_of(demo))
+    return next((row.start for row in rows if _opens(row, demo)), start_of(demo))
+
+
+def _opens(row: Row, demo: ast.FunctionDef) -> bool:
+    """Whether it is the row of the demo, and not of an earlier function of that name."""
+    return row.symbol == "demo" and row.start <= start_of(demo) <= row.end
 
 
 def _of_demo(
@@ -262,7 +268,7 @@ def _of_demo(
         return [_Cell("code", source), _Cell("code", "demo()", start_of(demo))]
     cells: list[_Cell] = []
     for row, following in _segments(demo, body, rows):
-        if row.prose and (row.kind in ("side", "wide") or row.symbol == "demo"):
+        if row.prose and (row.kind in ("side", "wide") or _opens(row, demo)):
             cells.append(_Cell("markdown", row.prose))
         statements = [n for n in body if row.start <= start_of(n) < following]
         if statements:
@@ -285,7 +291,7 @@ def _segments(
     inside = [
         row
         for row in rows
-        if row.symbol == "demo"
+        if _opens(row, demo)
         or (start_of(demo) < row.start <= end_of(demo) and row.start not in within)
     ]
     ends = [*(row.start for row in inside[1:]), end_of(demo) + 1]

@@ -7,8 +7,9 @@ from textwrap import dedent
 
 import pytest
 from marginalia import external
+from marginalia.dangling import Dangling, dangling
 from marginalia.errors import SourceError
-from marginalia.links import Dangling, Index, dangling
+from marginalia.links import Index
 
 MODEL = Path(__file__).parents[1] / "papers" / "attention" / "squeeze_excitation.py"
 TORCH = "https://docs.pytorch.org/docs/stable/"
@@ -280,6 +281,14 @@ def test_papers_come_before_the_companion_library() -> None:
     assert index.resolve("MHA") == ("e/#MHA", "e.mha.MHA")
 
 
+def test_a_module_that_goes_leaves_the_name_to_its_package() -> None:
+    index = Index()
+    index.add("pkg", "def relu(): pass\n", "pkg/")
+    index.add("pkg.relu", "", "relu/")
+    index.remove("pkg.relu")
+    assert index.resolve("relu") == ("pkg/#relu", "pkg.relu")
+
+
 # Other projects
 
 
@@ -384,6 +393,11 @@ def test_metadata_is_no_anchor() -> None:
 def test_a_site_below_a_folder() -> None:
     pages = {"": "", "404.html": "<a href='/docs/'><a href='/docs/x/'><a href='/other/'>"}
     assert [d.link for d in dangling(pages, base="/docs/")] == ["/docs/x/", "/other/"]
+
+
+def test_each_address_of_a_srcset_is_one_link() -> None:
+    html = "<img srcset='data:image/png;base64,AA,BB 1x,a.png,b.png 2x, c.png,\n d.png'>"
+    assert [d.link for d in dangling({"": html}, [])] == ["a.png,b.png", "c.png", "d.png"]
 
 
 def test_files_are_believed_when_they_are_not_given() -> None:

@@ -20,13 +20,14 @@ import click
 from marginalia import __version__, isolation, scaffold
 from marginalia.demo import Result
 from marginalia.errors import MarginaliaError
+from marginalia.jobs import Job, Ran, Status
 from marginalia.keys import device_kind
 from marginalia.limits import DEFAULTS, NAMES, Limits
 from marginalia.options import default_workers
 from marginalia.paper import discover, load, url_of
 from marginalia.report import PageReport, Report, failure_of, json_text
 from marginalia.rows import parse
-from marginalia.runner import Job, Ran, Status, leave, run_isolated
+from marginalia.runner import leave, run_isolated
 from marginalia.snippet import runnable
 from marginalia.source import read_source
 
@@ -330,18 +331,8 @@ def _url(path: Path, root: Path) -> str:
 
 
 def _job(file: Path, root: Path, limits: Limits, shapes: bool) -> Job:
-    """The demo of a module, with what its front matter says."""
     path = file.resolve()
-    paper = load(path, path.parent)
-    return Job(
-        path=path,
-        root=root,
-        shapes=shapes and paper.shapes,
-        limits=limits.with_those_of(paper.limits),
-        network=paper.network,
-        device=paper.device,
-        data=paper.data,
-    )
+    return Job.of(load(path, path.parent), root, limits, shapes=shapes)
 
 
 def _failure(file: Path, result: Result) -> str:

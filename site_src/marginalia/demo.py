@@ -13,7 +13,6 @@ import linecache
 import os
 import random
 import sys
-import tempfile
 import time
 import traceback
 import types
@@ -36,10 +35,11 @@ from typing import Any
 
 from marginalia.capture import Capture, Marks, Output
 from marginalia.claims import Claim, Claims, claim_source
-from marginalia.contents import content
+from marginalia.dependencies import Dependencies
 from marginalia.errors import SourceError
 from marginalia.figures import Figures
 from marginalia.limits import DEFAULTS, LimitError, Limits, peak_memory
+from marginalia.memo import digest
 from marginalia.rewrite import demo_of, install, prologue
 from marginalia.rows import is_script
 from marginalia.source import deep_trees, read_source, split_lines
@@ -152,7 +152,13 @@ def _parsed(text: str, filename: str = "<source>") -> ast.Module:
 
 
 def run(
-    path: Path, *, root: Path, shapes: bool = True, seed: int = 0, limits: Limits = DEFAULTS
+    path: Path,
+    *,
+    root: Path,
+    shapes: bool = True,
+    seed: int = 0,
+    limits: Limits = DEFAULTS,
+    source: str = "",
 ) -> Result:
     """Run the demo of a page in this process.
 
@@ -162,6 +168,7 @@ def run(
         shapes: Whether to record the shapes of tensors.
         seed: For the random generators of Python, NumPy and torch.
         limits: How much it may print, and what to say when the system refuses it more.
+        source: The SHA-256 that the page's text must have: somebody may be saving it.
 
     Returns:
         What happened. Whatever the demo does is part of it, and nothing is raised.
@@ -174,6 +181,8 @@ def run(
         return Result(False, error=_at_place("SyntaxError", error.reason, error.line, ""))
     except (SyntaxError, ValueError, OSError) as error:
         return Result(False, error=_failure(error, str(path), limits))
+    if source and digest(text) != source:
+        return Result(False, error=Failure("Changed", "its file was saved while it was to run", 0))
     if not _shows_something(tree, text):
         return Result(True)
     return _Run(path, root, text, tree, shapes=shapes, seed=seed, limits=limits).result()
@@ -202,7 +211,7 @@ class _Run:
         self._figures = Figures(self._capture)
         self._claims = Claims(text)
         self._trace = Trace(self._lines) if shapes else None
-        self._files = _Files(root)
+        self._files = Dependencies(root)
         self._seconds = 0.0
         self._tree = tree
         self._first_line = next((node.lineno for node in tree.body[prologue(tree.body) :]), 1)
@@ -401,119 +410,10 @@ def _import_parents(name: str, folder: Path) -> None:
             importlib.import_module(parent)
 
 
-# What it depends on
-
-
 def today() -> str:
     """The day, ISO, UTC; that of `SOURCE_DATE_EPOCH` where it is set."""
     seconds = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     return datetime.fromtimestamp(seconds, UTC).date().isoformat()
-
-
-class _Files:
-    """The user's own files and folders that a run imports, reads, lists or looks for.
-
-    Those in the folder that holds the root count. Of other processes nothing is seen.
-
-    Args:
-        root: The folder on the import path.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._roots = dict.fromkeys((str(root), os.path.realpath(root)))
-        self._homes = tuple(map(_home, self._roots))
-        self._foreign = tuple(
-            os.path.join(prefix, "")  # noqa: PTH118
-            for prefix in (sys.prefix, sys.base_prefix, tempfile.gettempdir(), _HERE)
-            if not any(Path(root).is_relative_to(prefix) for root in self._roots)
-        )
-        self._found: dict[str, tuple[int, ...]] = {}  # as they were at first
-        self._read: set[str] = set()
-        self._written: set[str] = set()
-
-    def watch(self) -> None:
-        """Note every file that is opened from now on, for the rest of the process."""
-        sys.addaudithook(self._audit)
-
-    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
-        # Of imports, only those of compiled modules have a file here: the others open theirs
-        name = args[1] if event == "import" else args[0] if event in _READS else None
-        if not isinstance(name, str | bytes | os.PathLike):
-            return
-        with suppress(Exception):  # an error here would be one of the demo
-            name = os.path.abspath(os.fsdecode(name))  # noqa: PTH100  # called for every file
-            importing = sys._getframe(1).f_code.co_filename.startswith(_IMPORTERS)
-            if event == "open" and _writes(*args[1:3]):
-                self._written.add(name)
-            elif self._is_local(name := _source(name)) and not (importing and event in _LISTS):
-                self._found.setdefault(name, _state(name))
-                if not importing:
-                    self._read.add(name)
-
-    def _is_local(self, name: str) -> bool:
-        """Whether a file is one of the user's own."""
-        if not name.startswith(self._homes) or name.startswith(self._foreign):
-            return False
-        return _FOREIGN.isdisjoint(Path(name).parts)
-
-    def found(self, page: Path) -> tuple[dict[str, str], list[str]]:
-        """What the run needed and did not make itself.
-
-        Returns:
-            Path relative to the root -> SHA-256: none for what is not there, and one that never
-            fits for what has changed since. Which of them the demo asked for itself, and not
-            Python for an import.
-        """
-        read = sorted(self._read - self._written)
-        hashes = {}
-        for name in sorted(self._found.keys() - self._written):
-            if name != str(page) or name in read:
-                changed = self._found[name] != _state(name)
-                hashes[self._relative(name)] = _CHANGED if changed else content(Path(name))
-        return hashes, [self._relative(name) for name in read]
-
-    def _relative(self, name: str) -> str:
-        inside = (root for root in self._roots if name.startswith(root + os.sep))
-        return Path(os.path.relpath(name, next(inside, next(iter(self._roots))))).as_posix()
-
-
-_HERE = str(Path(__file__).parent)
-_IMPORTERS = ("<frozen importlib.", os.path.dirname(importlib.__file__))  # noqa: PTH120
-_LISTS = ("os.listdir", "os.scandir")
-_READS = ("open", "sqlite3.connect", *_LISTS)
-_FOREIGN = {"site-packages", "dist-packages", "__pycache__"}
-_CHANGED = "changed"
-
-
-def _home(root: str) -> str:
-    """The folder whose files count: that of the project, or where others have theirs too, ours."""
-    parent = Path(root).parent
-    others = {parent.anchor, os.path.expanduser("~"), os.path.realpath("/tmp")}  # noqa: PTH111
-    return os.path.join(root if str(parent) in others else parent, "")  # noqa: PTH118
-
-
-def _state(name: str) -> tuple[int, ...]:
-    """What a file's content cannot change without; nothing if it is not there."""
-    try:
-        found = os.stat(name)  # noqa: PTH116  # called for every file
-    except OSError:
-        return ()
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _writes(mode: object, flags: object) -> bool:
-    """Whether a file is opened to write, by what an audit event says."""
-    if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR):
-        return True
-    return isinstance(mode, str) and bool(set(mode) & set("wxa+"))
-
-
-def _source(name: str) -> str:
-    """The source of a module whose byte code is read; any other file is its own."""
-    if name.endswith(".pyc"):
-        with suppress(ValueError):  # there is only byte code
-            return importlib.util.source_from_cache(name)
-    return name
 
 
 # Failures

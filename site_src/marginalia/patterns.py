@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from marginalia.rewrite import Function, blocks
+from marginalia.rewrite import Function, arguments, blocks, bound_names
 
 Axes = tuple[str, ...]  # letters, numbers, products such as `h·w`, one `...`, `?` for all else
 Place = tuple[int, str]  # the line and the name under which a tensor is recorded
@@ -96,10 +96,10 @@ def _from_signatures(
         header = range(function.lineno, max(function.body[0].lineno, function.lineno + 1))
         matches = (_SIGNATURE.fullmatch(comments.get(line, "")) for line in header)
         for match in filter(None, matches):
-            arguments = _shapes(match[1] or "", function.lineno)
+            taken = _shapes(match[1] or "", function.lineno)
             results = _shapes(match[2], function.lineno)
             places = [(function.lineno, name) for name in _tensor_arguments(function, recorded)]
-            yield from zip(places, arguments, strict=False)
+            yield from zip(places, taken, strict=False)
             for step in _statements(function.body):
                 if isinstance(step, ast.Return):
                     yield from zip(_parts(step, len(results)), results, strict=True)
@@ -108,7 +108,7 @@ def _from_signatures(
 def _tensor_arguments(function: Function, recorded: Collection[Place]) -> Iterator[str]:
     """The arguments that are tensors, in order, as far as that is certain."""
     here = {name for line, name in recorded if line == function.lineno}
-    for arg in _arguments(function):
+    for arg in arguments(function):
         if any(re.match(rf"{arg.arg}[.\[]", name) for name in here):
             return  # a tuple or the like, of who knows how many
         if arg.arg in here or (arg.annotation and "Tensor" in ast.unparse(arg.annotation)):
@@ -169,7 +169,7 @@ def _from_inputs(scope: ast.Module | Function) -> _Found:
     )
     places = {}
     if isinstance(scope, Function):
-        places = {arg.arg: scope.lineno for arg in _arguments(scope) if not stored[arg.arg]}
+        places = {arg.arg: scope.lineno for arg in arguments(scope) if not stored[arg.arg]}
     for step in _statements(scope.body):
         places |= {name: _line(step) for name in _names(step) if stored[name] == 1}
     for step in _unconditional(scope.body):
@@ -274,9 +274,9 @@ def _names(node: ast.stmt) -> list[str]:
         case ast.Return(value=ast.expr()):
             return ["return"]
         case ast.Assign(targets=targets):
-            return [name for target in targets for name in _bound(target)]
+            return [name for target in targets for name, _ in bound_names(target)]
         case ast.AnnAssign(target=target) | ast.AugAssign(target=target):
-            return list(_bound(target))
+            return [name for name, _ in bound_names(target)]
     return []
 
 
@@ -288,30 +288,10 @@ def _values(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
         case ast.Assign(targets=[ast.Tuple(elts=parts)], value=ast.Tuple(elts=items)):
             if len(parts) == len(items):
                 for part, item in zip(parts, items, strict=True):
-                    yield from ((name, item) for name in _bound(part))
+                    yield from ((name, item) for name, _ in bound_names(part))
         case ast.Return(value=ast.expr() as value):
             yield "return", value
         case ast.Assign(targets=[ast.Name() | ast.Attribute() as target], value=value):
-            yield from ((name, value) for name in _bound(target))
+            yield from ((name, value) for name, _ in bound_names(target))
         case ast.AnnAssign(target=target, value=ast.expr() as value):
-            yield from ((name, value) for name in _bound(target))
-
-
-def _bound(target: ast.expr) -> Iterator[str]:
-    match target:
-        case ast.Tuple(elts=parts) | ast.List(elts=parts):
-            yield from (name for part in parts for name in _bound(part))
-        case ast.Starred(value=inner):
-            yield from _bound(inner)
-        case ast.Name(id=name):
-            yield name
-        case ast.Attribute(value=owner, attr=attribute):
-            yield from (f"{name}.{attribute}" for name in _bound(owner))
-
-
-def _arguments(function: Function) -> list[ast.arg]:
-    """The arguments of a function, without `self`."""
-    spec = function.args
-    named = [*spec.posonlyargs, *spec.args]
-    named = named[1:] if named and named[0].arg in ("self", "cls") else named
-    return [arg for arg in (*named, spec.vararg, *spec.kwonlyargs, spec.kwarg) if arg]
+            yield from ((name, value) for name, _ in bound_names(target))

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from marginalia.runner import Job, Plan, Progress, Ran
+from marginalia.jobs import Job, Plan, Progress, Ran
 from marginalia.tally import Tally
 
 LONG = 30.0  # seconds of a demo, or without any news, after which a log is told that all is well

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 from marginalia import __version__
 from marginalia.demo import Failure
 from marginalia.errors import SourceError
-from marginalia.runner import Ran, whole_text
+from marginalia.jobs import Ran
+from marginalia.runner import whole_text
 
 Status = Literal["ran", "cached", "failed", "stored", "skipped", "static"]
 

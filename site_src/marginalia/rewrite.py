@@ -80,6 +80,28 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
+def bound_names(target: ast.expr) -> Iterator[tuple[str, str]]:
+    """The names in a target, as written, each with the variable that it starts from."""
+    if isinstance(target, ast.Tuple | ast.List):
+        for part in target.elts:
+            yield from bound_names(part)
+    elif isinstance(target, ast.Starred):
+        yield from bound_names(target.value)
+    elif isinstance(target, ast.Name):
+        yield target.id, target.id
+    elif isinstance(target, ast.Attribute):
+        for name, root in bound_names(target.value):
+            yield f"{name}.{target.attr}", root
+
+
+def arguments(function: Function) -> list[ast.arg]:
+    """The arguments of a function, without `self`."""
+    spec = function.args
+    named = [*spec.posonlyargs, *spec.args]
+    named = named[1:] if named and named[0].arg in ("self", "cls") else named
+    return [arg for arg in (*named, spec.vararg, *spec.kwonlyargs, spec.kwarg) if arg]
+
+
 def last_line(node: ast.stmt, lines: Sequence[str]) -> int:
     """The line under which a statement's own effects go: its last, or that of its header."""
     inner = _first_inner_line(node)

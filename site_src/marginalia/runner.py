@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
 import os
 import platform
@@ -10,130 +10,30 @@ import re
 import signal
 import sys
 import threading
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 from marginalia import isolation, keys, worker
-from marginalia.contents import content
-from marginalia.demo import Failure, Result, claim_source, today
+from marginalia.demo import Failure, Result, today
 from marginalia.errors import MarginaliaError, SourceError
-from marginalia.limits import DEFAULTS, Limits
+from marginalia.jobs import Job, Plan, Progress, Ran, Status
 from marginalia.memo import digest, plain
-from marginalia.parcel import Parcel, at_home, pack, unpacked
-from marginalia.source import as_it_is, read_source, split_lines
+from marginalia.parcel import Parcel, at_home, unpacked
+from marginalia.shelf import Held, Page, Shelf
+from marginalia.source import read_source, split_lines
 from marginalia.store import Store
 
+LOOK = 0.5  # seconds
 LONGEST = 10.0**6  # seconds: more than the system's clocks take
 
-UNDECLARED = " (a demo that runs elsewhere has the files that `data:` in its front matter names)"
-
-Status = Literal["ran", "cached", "failed", "stored", "skipped"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One demo to run.
-
-    Attributes:
-        path: The page's file.
-        root: The folder on the import path.
-        shapes: Whether to record shapes.
-        limits: What it may use.
-        network: Whether it may use the network.
-        device: ``"cuda"`` runs only where there is a GPU, ``"cpu"`` sees none; by default it finds
-            what the machine has.
-        data: Files that it reads: inputs like its sources.
-        seed: For every random generator.
-    """
-
-    path: Path
-    root: Path
-    shapes: bool = True
-    limits: Limits = DEFAULTS
-    network: bool = False
-    device: str = ""
-    data: tuple[Path, ...] = ()
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What became of a job.
-
-    Attributes:
-        job: The job.
-        result: What its demo showed; of one that was skipped, nothing.
-        status: It ran now, its result was kept from before, or it failed. A demo that needs a GPU
-            where there is none shows its last run that was stored, or is skipped.
-        outdated: Whether what it reaches is not the same as in that stored run.
-        content: A digest of the result.
-    """
-
-    job: Job
-    result: Result
-    status: Status
-    outdated: bool = False
-    content: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be done for the jobs of one `run_all`.
-
-    Attributes:
-        done: Those that need not or cannot run.
-        waiting: Those that are to run, in the order of their starts, with the seconds that each
-            took last time; infinity for one that never ran.
-        workers: Demos at once; None where an executor decides.
-    """
-
-    done: Sequence[Ran]
-    waiting: Mapping[Job, float]
-    workers: int | None
-
-
-class Progress:
-    """Hears how far `run_all` is; this one keeps it to itself.
-
-    `started` is called by threads of their own, all else by the thread of `run_all`.
-    """
-
-    def planned(self, plan: Plan) -> None:
-        """It is known what is to be done; called once, before anything else."""
-
-    def started(self, job: Job) -> None:
-        """A demo starts on this machine."""
-
-    def sent(self, job: Job) -> None:
-        """An executor has a demo: when it starts there is not known."""
-
-    def finished(self, ran: Ran) -> None:
-        """A job that was waiting is done."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """A stored result as it stands in memory.
-
-    Attributes:
-        page: The page as it was.
-        result: The result, with its line numbers.
-        reads: The files that it read, and their digests.
-        content: A digest of the result.
-    """
-
-    page: _Page
-    result: Result
-    reads: dict[str, str]
-    content: str
-
+UNDECLARED = "the demo reads {}, which only this machine has: name it in `data:`"
+ELSEWHERE = "a demo that runs elsewhere has the files that `data:` names, as seen from `__file__`"
 
 # One demo
 
@@ -163,9 +63,7 @@ def run_parcel(job: Job, parcel: Parcel) -> Result:
         raise OtherMachineError(f"{platform.node()} has {'; '.join(differences)}")
     with unpacked(parcel) as folder:
         here = replace(job, path=folder / parcel.page, root=folder / parcel.root, data=())
-        result = run_isolated(here)
-        if result.error and result.error.type == "FileNotFoundError":
-            result.error.message += UNDECLARED
+        result = _run(here, isolation.Stop(), parcel.source)
         return Result.from_json(at_home(parcel, folder, result.to_json()))
 
 
@@ -173,12 +71,14 @@ class OtherMachineError(MarginaliaError):
     """A machine that is to run a demo has other versions than the one that asks for it."""
 
 
-def _run(job: Job, stop: isolation.Stop) -> Result:
+def _run(job: Job, stop: isolation.Stop, source: str = "") -> Result:
+    """Run a demo, of a page whose text has the digest `source` if one is given."""
     plain = {
         "path": str(job.path.absolute()),  # the demo has a working directory of its own
         "root": str(job.root.absolute()),
         "shapes": job.shapes,
         "seed": job.seed,
+        "source": source,
         "network": job.network,
         "device": job.device,
         "limits": asdict(replace(job.limits, timeout=min(job.limits.timeout, LONGEST))),
@@ -252,27 +152,14 @@ def _frames(path: Path, trace: str) -> list[dict[str, Any]]:
 # Many demos
 
 
-def key(job: Job) -> str:
-    """The key under which the result of a job is kept: equal if all its inputs are equal.
-
-    Raises:
-        OSError: The page's file cannot be read.
-    """
-    return _inputs(job).key
-
-
-def _inputs(job: Job, view: keys.View | None = None) -> keys.Inputs:
-    options = {"shapes": job.shapes, "seed": job.seed, "network": job.network}
-    return keys.inputs(job.path, job.root, options, device=job.device, data=job.data, view=view)
-
-
 def run_all(
     jobs: Iterable[Job],
     *,
     store: Store,
     workers: int,
     executor: Executor | None = None,
-    gpu: Executor | None = None,
+    gpu: Executor | Callable[[], Executor | None] | None = None,
+    gone: str = "what was to run it is gone",
     progress: Progress | None = None,
     held: dict[str, Held] | None = None,
     done: Callable[[Ran], None] | None = None,
@@ -289,9 +176,12 @@ def run_all(
         workers: Demos at once; an executor of your own has its own number.
         executor: Runs `run_parcel`, here or elsewhere, for demos that need no GPU; by default
             threads of this process each wait for a process of this machine.
-        gpu: The same for demos that need one, where there is an executor.
+        gpu: The same for demos that need one, where there is an executor; or what gives it, if it
+            is to be asked for only when a demo needs one.
+        gone: What is said of a demo that the executor gave up without a reason.
         progress: Hears what is planned, what starts, and what became of it.
-        held: Results that a server keeps in memory from build to build.
+        held: Results that a server keeps in memory from build to build. It builds again after a
+            save, so a demo that runs when its page is saved is ended.
         done: Called with what became of each job, in this thread, while others still run.
         meanwhile: Further work of the caller, a piece at a time; done to its end.
 
@@ -301,31 +191,43 @@ def run_all(
     Raises:
         StoreError: The store cannot be written.
         OSError: A page's file cannot be read.
+        MarginaliaError: An executor cannot be used.
     """
-    has_gpu = gpu is not None if executor else keys.device_kind() == "cuda"
+
+    @functools.cache
+    def on_gpu() -> Executor | None:
+        return gpu() if callable(gpu) else gpu
+
+    def has_gpu() -> bool:
+        return on_gpu() is not None if executor else keys.device_kind() == "cuda"
+
     if executor:  # of the GPUs that its machines may have, only those are known that a demo needs
         jobs = [replace(job, device=job.device or "cpu") for job in jobs]
     progress = progress or Progress()
-    batch = _Batch(list(jobs), _Shelf(store, held), has_gpu, progress)
+    shelf = Shelf(store, held)
+    batch = _Batch(list(jobs), shelf, has_gpu, progress, gone if executor else "")
     missing = batch.take_kept()
     progress.planned(batch.plan(missing, None if executor else workers))
-    stop = isolation.Stop()
+    stop, running = isolation.Stop(), _Running()
     with _ended_cleanly(), ThreadPoolExecutor(max(1, workers)) as threads:
 
-        def run(job: Job) -> Result:
-            progress.started(job)
-            return _run(job, stop)
+        def run(page: Page) -> Result:
+            progress.started(page.job)
+            with running.added(page) as one, stop.reaches(one):
+                result = _run(page.job, one, digest(page.text))
+                return _overtaken() if one.called and not stop.called else result
 
-        def start(page: _Page) -> Future[Result]:
+        def start(page: Page) -> Future[Result]:
             if executor is None:
-                return threads.submit(run, page.job)
-            chosen = gpu if gpu and page.job.device == "cuda" else executor
+                return threads.submit(run, page)
+            chosen = (page.job.device == "cuda" and on_gpu()) or executor
             future = chosen.submit(run_parcel, page.job, page.parcel())
             progress.sent(page.job)
             return future
 
         try:
-            batch.run(missing, start, done or _ignore, meanwhile)
+            look = None if held is None else running.end_overtaken
+            batch.run(missing, start, done or _ignore, meanwhile, look)
         except BaseException:
             stop()
             threads.shutdown(cancel_futures=True)
@@ -336,6 +238,33 @@ def run_all(
 
 def _ignore(_: Ran) -> None:
     """Nobody waits for it."""
+
+
+class _Running:
+    """The demos that run in this moment, each with what ends it."""
+
+    def __init__(self) -> None:
+        self._now: dict[isolation.Stop, Page] = {}
+
+    @contextmanager
+    def added(self, page: Page) -> Iterator[isolation.Stop]:
+        """A demo runs while this lasts."""
+        stop = isolation.Stop()
+        self._now[stop] = page
+        try:
+            yield stop
+        finally:
+            del self._now[stop]
+
+    def end_overtaken(self) -> None:
+        """End those whose pages have been saved meanwhile: nobody wants what they show."""
+        for stop, page in self._now.copy().items():
+            if not page.same():
+                stop()
+
+
+def _overtaken() -> Result:
+    return Result(False, error=Failure("Changed", "it was saved again while it ran", 0))
 
 
 @contextmanager
@@ -363,15 +292,31 @@ _END = object()
 
 
 class _Batch:
-    """The jobs of one call of `run_all`, and what became of them so far."""
+    """The jobs of one call of `run_all`, and what became of them so far.
 
-    def __init__(self, jobs: list[Job], shelf: _Shelf, has_gpu: bool, progress: Progress) -> None:
+    Args:
+        jobs: The jobs.
+        shelf: Where results are kept.
+        has_gpu: Whether demos that need a GPU can run.
+        progress: Hears what became of each.
+        gone: What is said of a demo that an executor gave up; empty if there is no executor.
+    """
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        shelf: Shelf,
+        has_gpu: Callable[[], bool],
+        progress: Progress,
+        gone: str,
+    ) -> None:
         self.jobs = jobs
         self.done: dict[int, Ran] = {}
         self._shelf = shelf
         self._has_gpu = has_gpu
         self._progress = progress
-        self._before: dict[int, _Page] = {}
+        self._gone = gone
+        self._before: dict[int, Page] = {}
         self._futures: dict[Future[Result], int] = {}
 
     def take_kept(self) -> list[int]:
@@ -380,12 +325,12 @@ class _Batch:
         view = keys.View()
         for index, job in enumerate(self.jobs):
             try:
-                page = _Page(job, view)
+                page = Page(job, view)
             except (OSError, RecursionError) as error:  # it, or what it imports
                 self._finish(index, _lost(error), "failed")
                 continue
             kept = self._shelf.get(page)
-            if job.device == "cuda" and not self._has_gpu:
+            if job.device == "cuda" and not self._finds_gpu(kept):
                 self._finish_without(index, page, kept)
             elif kept is not None:
                 self._finish(index, kept.result, "cached", content=kept.content)
@@ -394,7 +339,16 @@ class _Batch:
                 missing.append(index)
         return sorted(missing, key=lambda i: self._shelf.seconds(self.jobs[i]), reverse=True)
 
-    def _finish_without(self, index: int, page: _Page, kept: Held | None) -> None:
+    def _finds_gpu(self, kept: Held | None) -> bool:
+        """Whether there is a GPU; if none can be asked, there is none for what is kept anyway."""
+        try:
+            return self._has_gpu()
+        except MarginaliaError:
+            if kept is None:
+                raise
+            return False
+
+    def _finish_without(self, index: int, page: Page, kept: Held | None) -> None:
         """Finish a job that needs a GPU where there is none."""
         last = kept.result if kept else self._shelf.last(page)
         if last is None:
@@ -411,11 +365,15 @@ class _Batch:
     def run(
         self,
         indices: list[int],
-        start: Callable[[_Page], Future[Result]],
+        start: Callable[[Page], Future[Result]],
         done: Callable[[Ran], None],
         meanwhile: Iterable[object],
+        look: Callable[[], None] | None,
     ) -> None:
-        """Run jobs and store what succeeds; tell of every job, and get on with other work."""
+        """Run jobs and store what succeeds; tell of every job, and get on with other work.
+
+        Where there is nothing else to do, `look` is called from time to time.
+        """
         kept = sorted(self.done)
         try:
             for index in indices:
@@ -424,12 +382,17 @@ class _Batch:
                 except (RuntimeError, OSError) as error:  # it takes no more, or a file is gone
                     done(self._finish(index, _lost(error), "failed"))
             telling = map(done, [self.done[index] for index in kept])
-            self._wait(done, chain(telling, meanwhile))
+            self._wait(done, chain(telling, meanwhile), look)
         finally:
             for future in self._futures:
                 future.cancel()
 
-    def _wait(self, done: Callable[[Ran], None], meanwhile: Iterator[object]) -> None:
+    def _wait(
+        self,
+        done: Callable[[Ran], None],
+        meanwhile: Iterator[object],
+        look: Callable[[], None] | None,
+    ) -> None:
         # Not with `concurrent.futures.wait`: an interrupt while it takes the locks of all futures
         # leaves them locked.
         finished = SimpleQueue[Future[Result]]()
@@ -438,9 +401,11 @@ class _Batch:
         waiting, idle = len(self._futures), False
         while waiting or not idle:
             try:
-                future = finished.get(block=idle)
+                future = finished.get(block=idle, timeout=LOOK if look else None)
             except Empty:
-                idle = next(meanwhile, _END) is _END
+                if idle and look:
+                    look()
+                idle = idle or next(meanwhile, _END) is _END
             else:
                 waiting -= 1
                 done(self._collect(future))
@@ -458,8 +423,11 @@ class _Batch:
             result = future.result()
             result.date = result.date and today()  # as it is here, wherever it ran
         except Exception as error:  # whatever the executor lost it by
-            result = _lost(error)
-        self._shelf.put(self._before[index], result)
+            result = _lost(error, self._gone)
+        page = self._before[index]
+        if self._gone:
+            result = _as_here(page.job, result, self._shelf.only_here(page, result))
+        self._shelf.put(page, result)
         return self._finish(index, result, "ran" if result.ok else "failed")
 
     def _finish(
@@ -478,152 +446,18 @@ class _Batch:
         return ran
 
 
-def _lost(error: Exception) -> Result:
-    """The result of a job that the executor lost."""
-    reason = str(error) or "what was to run it is gone"
-    return Result(False, error=Failure(type(error).__name__, reason, 0))
+def _lost(error: Exception, reason: str = "") -> Result:
+    """The result of a job that was lost; the reason is for an error that has none."""
+    return Result(False, error=Failure(type(error).__name__, str(error) or reason, 0))
 
 
-# Results that are kept
-
-
-class _Page:
-    """A page's source as it is now; equal to another if both are the same."""
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, job: Job, view: keys.View | None = None) -> None:
-        self.job = job
-        self.inputs = _inputs(job, view)
-        self.text, self._lines = "", tuple[int, ...]()
-        with suppress(SourceError):  # it cannot run either
-            self.text = read_source(job.path)
-            self._lines = keys.lines(self.text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Page) and (self.text, self.inputs) == (other.text, other.inputs)
-
-    def same(self) -> bool:
-        """Whether the source, and the code that it reaches, is still the same."""
-        try:
-            with as_it_is():
-                return _Page(self.job) == self
-        except OSError:  # it is gone
-            return False
-
-    def parcel(self) -> Parcel:
-        """Its files by value.
-
-        Raises:
-            OSError: One cannot be read any more.
-        """
-        return pack(self.job.path, self.job.root, self.inputs)
-
-    def to_code(self, line: int) -> int:
-        """The number of a line among those of code, from 1: prose may move it, code may not."""
-        return bisect_right(self._lines, line)
-
-    def from_code(self, number: int) -> int:
-        """The inverse of `to_code`."""
-        return self._lines[number - 1] if number else 0
-
-
-class _Shelf:
-    """Results in a store: free of line numbers, and valid only while the files they read are."""
-
-    def __init__(self, store: Store, held: dict[str, Held] | None) -> None:
-        self._store = store
-        self._held = held
-        self._hashes: dict[Path, str] = {}
-
-    def get(self, page: _Page) -> Held | None:
-        """The result that running the page now would give, if it is kept."""
-        name = str(page.job.path)
-        kept = self._held.get(name) if self._held else None
-        if kept is None or kept.page != page:
-            if page.job.device == "cuda":
-                self._store.get(_last_key(page))  # used now too: one is not kept without the other
-            entry = self._store.get(page.inputs.key)
-            if entry is None:
-                return None
-            result = self._result(page, entry)
-            kept = Held(page, result, entry["reads"], digest(plain(result)))
-        if any(self._hash(page, file) != content for file, content in kept.reads.items()):
-            return None
-        if self._held is not None:
-            self._held[name] = kept
-        return kept
-
-    def last(self, page: _Page) -> Result | None:
-        """The result of the last run of the page's own code, whatever it reached then."""
-        pointer = self._store.get(_last_key(page))
-        entry = self._store.get(pointer["key"]) if pointer else None
-        return self._result(page, entry) if entry else None
-
-    def _result(self, page: _Page, entry: dict[str, Any]) -> Result:
-        """A kept result, with the line numbers and the sources that the page has now."""
-        result = Result.from_json(_numbered(entry["result"], page.from_code))
-        for claim in result.claims:
-            claim.source = claim_source(page.text, claim)
-        result.dependencies = {name: self._hash(page, name) for name in result.dependencies}
-        return result
-
-    def put(self, page: _Page, result: Result) -> None:
-        """Keep a result, unless it failed or its inputs changed while it ran."""
-        if result.seconds:
-            self._store.put(_history_key(page.job), {"seconds": result.seconds})
-        if not result.ok or not page.same():
-            return
-        reads = {
-            name: digest
-            for name, digest in result.dependencies.items()
-            if name in result.read
-            or os.path.realpath(page.job.root / name) not in page.inputs.files
-        }
-        kept = _numbered(result.to_json(), page.to_code)
-        self._store.put(page.inputs.key, {"result": kept, "reads": reads})
-        if page.job.device == "cuda":
-            self._store.put(_last_key(page), {"key": page.inputs.key})
-
-    def seconds(self, job: Job) -> float:
-        """How long a job took last time; a new one may take any time, so it goes first."""
-        entry = self._store.get(_history_key(job))
-        return float(entry["seconds"]) if entry else float("inf")
-
-    def _hash(self, page: _Page, name: str) -> str:
-        """The digest of a file that a demo reads; nothing if it is gone."""
-        path = page.job.root / name
-        if path not in self._hashes:
-            self._hashes[path] = content(path)
-        return self._hashes[path]
-
-
-def _history_key(job: Job) -> str:
-    name = os.path.relpath(job.path, job.root)
-    return hashlib.sha256(os.fsencode(f"seconds of {name}")).hexdigest()
-
-
-def _last_key(page: _Page) -> str:
-    """Where the key of the last run on a GPU is kept: of this code, for it places the outputs."""
-    name = os.path.relpath(page.job.path, page.job.root)
-    what = [name, page.inputs.code, page.job.shapes, page.job.seed, page.job.network]
-    return hashlib.sha256(os.fsencode(f"last run on cuda of {what}")).hexdigest()
-
-
-def _numbered(result: Mapping[str, Any], number: Callable[[int], int]) -> dict[str, Any]:
-    """A copy of a result's JSON with every line number replaced."""
-
-    def placed(record: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: number(value) if name in ("line", "end_line") else value
-            for name, value in record.items()
-        }
-
-    lists = {name: [placed(one) for one in result[name]] for name in _PLACED}
-    error = result["error"]
-    if error:
-        error = {**placed(error), "frames": [placed(frame) for frame in error["frames"]]}
-    return {**result, **lists, "error": error}
-
-
-_PLACED = ("outputs", "shapes", "claims")
+def _as_here(job: Job, result: Result, only_here: list[str]) -> Result:
+    """What a result from another machine says here, where it may lack files of this one."""
+    places = [Path(os.path.normpath(job.root.absolute() / name)) for name in only_here]
+    names = [f"`{place / '*' if place.is_dir() else place}`" for place in places]
+    hint = UNDECLARED.format(", ".join(names)) if names else ELSEWHERE
+    if result.error and (names or result.error.type == "FileNotFoundError"):
+        result.error.message += f" ({hint})"
+    elif names:
+        return replace(result, ok=False, error=Failure("FileNotFoundError", hint, 0))
+    return result

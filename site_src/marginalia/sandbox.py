@@ -37,14 +37,9 @@ def confine(folder: Path, *, network: bool, tell: Callable[[str], object]) -> No
     """
     devices = [path for name in DEVICES for path in Path("/dev").glob(name)]
     sys.addaudithook(_hook([folder, *devices], network, tell))
-    if sys.platform == "linux":
-        if _prctl(_NO_NEW_PRIVILEGES, 1) != 0:
-            return  # the kernel allows nothing of the following without
+    if prctl(_NO_NEW_PRIVILEGES, 1) == 0:  # else the kernel allows nothing of the following
         abi = _landlock(folder, devices)
         _seccomp(network=network, signals=abi >= 6)
-
-
-# Words
 
 
 def enclose() -> bool:
@@ -53,7 +48,7 @@ def enclose() -> bool:
     Returns:
         Whether that is so: the kernel may not know how.
     """
-    if sys.platform != "linux" or _prctl(_NO_NEW_PRIVILEGES, 1) != 0 or _landlock_version() < 6:
+    if prctl(_NO_NEW_PRIVILEGES, 1) != 0 or _landlock_version() < 6:
         return False
     # What moves files between folders is refused unless it is allowed.
     if not _restrict(struct.pack("QQQ", _RENAME, 0, _SIGNALS), [(Path("/"), _RENAME)]):
@@ -63,6 +58,9 @@ def enclose() -> bool:
     except PermissionError:
         return True
     return False
+
+
+# Words
 
 
 def _hook(
@@ -150,7 +148,10 @@ def _hook(
 _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER = 38, 22, 2  # prctl
 
 
-def _prctl(option: int, *arguments: Any) -> int:
+def prctl(option: int, *arguments: Any) -> int:
+    """Ask Linux for something about this process; elsewhere, nothing."""
+    if sys.platform != "linux":
+        return -1
     padded = [*arguments, 0, 0, 0, 0][:4]
     return int(_library().prctl(option, *(ctypes.c_ulong(value) for value in padded)))
 
@@ -347,7 +348,7 @@ def _install(filters: list[_Instruction]) -> None:
     code = ctypes.create_string_buffer(packed)
     program = struct.pack("HxxxxxxP", len(filters), ctypes.addressof(code))
     described = ctypes.create_string_buffer(program)
-    _prctl(_SECCOMP, _FILTER, ctypes.addressof(described))
+    prctl(_SECCOMP, _FILTER, ctypes.addressof(described))
 
 
 def _ancestors() -> list[int]:

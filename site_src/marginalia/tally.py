@@ -6,7 +6,7 @@ import math
 import threading
 import time
 
-from marginalia.runner import Job, Plan, Ran
+from marginalia.jobs import Job, Plan, Ran
 
 
 class Tally:

@@ -23,7 +23,9 @@ from marginalia.rewrite import (
     COMPREHENSIONS,
     SCOPES,
     Function,
+    arguments,
     blocks,
+    bound_names,
     hook,
     last_line,
     prologue,
@@ -372,7 +374,7 @@ class _Pass:
             self._definitions(node.body)
             return
         first = prologue(node.body)
-        names = _arguments(node)
+        names = [arg.arg for arg in arguments(node)]
         site = self._site(node.lineno, *names, modules=False)
         values = [ast.Name(name, ast.Load()) for name in names]
         _Walrus(self._lines, self._site).block(node.body)
@@ -383,7 +385,7 @@ class _Pass:
         self, line: int, targets: Sequence[ast.expr], at: ast.stmt, *, modules: bool = True
     ) -> list[ast.stmt]:
         """The hook behind a statement that binds targets; none if they have no names."""
-        named = {name: root for target in targets for name, root in _named(target)}
+        named = {name: root for target in targets for name, root in bound_names(target)}
         if not named:
             return []
         roots = [ast.Name(root, ast.Load()) for root in named.values()]
@@ -438,29 +440,6 @@ def _captured(case: ast.match_case) -> list[ast.expr]:
     """What a pattern has bound when its body starts."""
     captures = (n for n in ast.walk(case.pattern) if isinstance(n, ast.MatchAs | ast.MatchStar))
     return [ast.Name(capture.name, ast.Store()) for capture in captures if capture.name]
-
-
-def _named(target: ast.expr) -> Iterator[tuple[str, str]]:
-    """The names in a target, as written, each with the variable that it starts from."""
-    if isinstance(target, ast.Tuple | ast.List):
-        for part in target.elts:
-            yield from _named(part)
-    elif isinstance(target, ast.Starred):
-        yield from _named(target.value)
-    elif isinstance(target, ast.Name):
-        yield target.id, target.id
-    elif isinstance(target, ast.Attribute):
-        for name, root in _named(target.value):
-            yield f"{name}.{target.attr}", root
-
-
-def _arguments(node: Function) -> list[str]:
-    """The names of a function's arguments, without `self`."""
-    spec = node.args
-    names = [arg.arg for arg in (*spec.posonlyargs, *spec.args)]
-    names = names[1:] if names[:1] in (["self"], ["cls"]) else names
-    rest = (spec.vararg, *spec.kwonlyargs, spec.kwarg)
-    return names + [arg.arg for arg in rest if arg]
 
 
 def _is_generator(node: Function) -> bool:

@@ -14,7 +14,6 @@ interpreter.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import faulthandler
 import json
@@ -77,7 +76,7 @@ def _serve(
     preload.warm()
     if preload.os_threads() > 1:
         sys.exit("marginalia: a library started threads, so demos cannot be forked")
-    _prctl(_SUBREAPER, 1)
+    sandbox.prctl(_SUBREAPER, 1)
     deaths, death = os.pipe()
     os.set_blocking(death, False)
     signal.set_wakeup_fd(death, warn_on_full_buffer=False)
@@ -164,7 +163,7 @@ def _guard(control: socket.socket) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setpgid(0, 0)  # a signal to its group reaches no other guard
         os.dup2(os.open(os.devnull, os.O_RDWR), 2)  # the standard error
-        _prctl(_SUBREAPER, 1)
+        sandbox.prctl(_SUBREAPER, 1)
         enclosed = sandbox.enclose()
         for line in control.makefile("rb"):
             _guarded(json.loads(line), control, enclosed=enclosed)
@@ -185,7 +184,7 @@ def _guarded(job: Mapping[str, Any], control: socket.socket, *, enclosed: bool) 
         demo = os.fork()
         if demo == 0:
             os.close(control.detach())  # closed, it would stay open for the file that reads it
-            _prctl(_PARENT_DEATH, signal.SIGKILL)
+            sandbox.prctl(_PARENT_DEATH, signal.SIGKILL)
             _run(job, scratch, shared)
         control.sendall(json.dumps([os.getpid(), str(scratch)]).encode() + b"\n")
         meter = usage.Meter(lambda: usage.descendants(os.getpid()), scratch, shared, limits)
@@ -306,12 +305,6 @@ def discard(folder: Path) -> None:
             emptied.rmdir()
 
 
-def _prctl(option: int, value: int) -> None:
-    """Ask Linux for something; elsewhere, nothing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
 # The demo
 
 
@@ -369,7 +362,8 @@ def _demo(job: Mapping[str, Any]) -> dict[str, Any]:
 
     try:
         path, root, limits = Path(job["path"]), Path(job["root"]), Limits(**job["limits"])
-        result = run(path, root=root, shapes=job["shapes"], seed=job["seed"], limits=limits)
+        options = {name: job[name] for name in ("shapes", "seed", "source")}
+        result = run(path, root=root, limits=limits, **options)
     except BaseException as error:  # also sys.exit: nothing may skip the report
         result = Result(False, error=Failure(type(error).__name__, str(error), 0))
     return result.to_json()

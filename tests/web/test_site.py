@@ -14,7 +14,7 @@ import yaml
 from built_site import ROOT, BuiltSite, build
 from lxml import html
 from marginalia.catalog import Catalog, load
-from marginalia.links import dangling
+from marginalia.dangling import dangling
 from marginalia.paper import Paper
 from marginalia.source import symbols
 

@@ -19,9 +19,9 @@ import nbformat
 import pytest
 from lxml import html
 from marginalia.assemble import Site, assemble
+from marginalia.dangling import dangling
 from marginalia.errors import MarginaliaError
 from marginalia.limits import NAMES, Limits
-from marginalia.links import dangling
 from marginalia.options import Options
 from marginalia.page import Prepared
 from marginalia.paper import Paper
@@ -79,6 +79,34 @@ def site_of(tmp_path: Path) -> SiteOf:
 
 
 # Modules
+
+
+def test_a_paper_that_is_half_written_may_be_compared_with(site_of: SiteOf) -> None:
+    """Somebody saves it in the middle of a line, and others name it."""
+    relative = '"""\n---\ncompare: [{}]\n---\n"""\n'
+    files = {"a.py": BROKEN, "b.py": relative.format("a"), "sub/c.py": relative.format("a, b")}
+    site = site_of(files)
+    assert [report.source for report in site.report.failed] == ["a.py"]
+    assert "[B](../b.md)" in site.pages["sub/c.md"]
+    assert "[C](../sub/c.md)" in site.pages["topics/sub.md"]
+    with pytest.raises(MarginaliaError, match="names no note or paper: `d`"):
+        site_of({**files, "b.py": relative.format("d")})
+
+
+def test_the_reference_holds_what_is_public(site_of: SiteOf) -> None:
+    files = {
+        "__init__.py": '"""# All"""\ndef top(): pass\n',
+        "topics.yaml": "- slug: vit\n  title: Vision transformers\n- slug: papers\n  title: Rest\n",
+        "vit/swin.py": "class Swin: pass\n",
+        "vit/shown.py": "def demo():\n    print(1)\n",
+    }
+    pages = site_of(files, api=True).pages
+    assert sorted(name for name in pages if name.startswith("reference/")) == [
+        "reference/index.md",
+        "reference/vit/swin.md",
+    ]
+    assert "## Vision transformers\n- [Swin](vit/swin.md): `Swin`" in pages["reference/index.md"]
+    assert [name for name in pages if ">API<" in pages[name]] == ["vit/swin.md"]
 
 
 def test_a_broken_module_hurts_no_other(site_of: SiteOf) -> None:
@@ -234,6 +262,16 @@ def read(site: Path) -> tuple[dict[str, str], list[str]]:
     pages = {name: path.read_text("utf-8") for name, path in files.items() if ".html" in name}
     pages.pop("404.html", None)  # its links are absolute: it does not know where it is shown
     return pages, [name for name in files if name not in pages]
+
+
+def test_what_the_site_has_itself_stays(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", ADOPTED)
+    own = {"docs/tags.md": "# My tags\n\n[Licence](LICENSE)\n", "docs/LICENSE": "Free.\n"}
+    write(folder, own)
+    (folder / "mkdocs.yml").write_text(MINIMAL)
+    done = mkdocs(folder, "--strict")
+    assert done.returncode == 0, done.stderr
+    assert "My tags" in (folder / "site/tags/index.html").read_text()
 
 
 @pytest.mark.parametrize("directory_urls", ["true", "false"])
@@ -426,14 +464,13 @@ def test_what_is_saved_during_a_build_is_in_the_next(
         write(papers, {name: files[name]})
     warm = assemble(options)
     cold = assemble(replace(options, cache=tmp_path / "cold"))
-    assert {n: without_times(text) for n, text in warm.pages.items()} == {
-        n: without_times(text) for n, text in cold.pages.items()
-    }
+    assert timeless(warm) == timeless(cold)
     assert warm.files == cold.files
 
 
-def without_times(text: str) -> str:
-    return re.sub(r"ran in [0-9.]+ s", "", text)
+def timeless(site: Site) -> dict[str, str]:
+    """The pages without how long a demo took."""
+    return {name: re.sub(r"ran in [0-9.]+ s", "", text) for name, text in site.pages.items()}
 
 
 def test_a_page_is_the_same_prepared_or_not(
@@ -444,7 +481,7 @@ def test_a_page_is_the_same_prepared_or_not(
     first = assemble(Options(papers=papers, cache=prepared, workers=1))
     monkeypatch.setattr("marginalia.assemble.MOST_PREPARED", 0)
     second = assemble(Options(papers=papers, cache=not_prepared, workers=1))
-    assert first.pages == second.pages
+    assert timeless(first) == timeless(second)
 
 
 def test_a_page_is_prepared_once_and_only_if_it_is_made(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from marginalia.paper import Paper
 from marginalia.source import Symbol
@@ -96,23 +96,21 @@ def _methods(found: Iterable[Symbol], symbol: Symbol) -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 
-def index(papers: Iterable[tuple[Paper, Iterable[Symbol]]]) -> str:
+def index(topics: Mapping[str, Collection[tuple[Paper, Iterable[Symbol]]]]) -> str:
     """A page that leads to the reference of every module.
 
     Args:
-        papers: Modules with what is public in them.
+        topics: For the title of each topic its modules, with what is public in them.
     """
     lines = ["---\ntitle: API reference\nhide: [navigation]\n---", "# API reference"]
     lines.append(
         "Signatures with argument shapes, return values and errors, for those who know what they "
         "look for. Explanations are on the annotated pages."
     )
-    topic = ""
-    for paper, found in sorted(papers, key=lambda entry: (entry[0].topic, entry[0].title)):
-        if paper.topic != topic:
-            topic = paper.topic
-            lines.append(f"## {topic.replace('-', ' ').capitalize()}")
-        names = ", ".join(f"`{symbol.name}`" for symbol in found)
-        target = posixpath.relpath(source_of(paper), FOLDER)
-        lines.append(f"- [{paper.title}]({target}): {names}")
+    for title, papers in topics.items():
+        lines += [f"## {title}"] if papers else []
+        for paper, found in sorted(papers, key=lambda entry: entry[0].title):
+            names = ", ".join(f"`{symbol.name}`" for symbol in found)
+            target = posixpath.relpath(source_of(paper), FOLDER)
+            lines.append(f"- [{paper.title}]({target}): {names}")
     return "\n\n".join(lines).replace("\n\n- ", "\n- ") + "\n"

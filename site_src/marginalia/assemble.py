@@ -21,16 +21,17 @@ from marginalia.catalog import Catalog, Check
 from marginalia.collection import Entry
 from marginalia.demo import Result
 from marginalia.errors import MarginaliaError, SourceError
+from marginalia.jobs import Job, Progress, Ran
 from marginalia.limits import MB
 from marginalia.links import Index
 from marginalia.memo import Memo, digest
 from marginalia.options import Options
-from marginalia.paper import discover, url_of
+from marginalia.paper import Paper, discover, named, url_of
 from marginalia.reading import Module, read
 from marginalia.report import PageReport, Report, failure_of
 from marginalia.rows import parse
-from marginalia.runner import Job, Progress, Ran, run_all
-from marginalia.source import deep_trees, held_still
+from marginalia.runner import run_all
+from marginalia.source import Symbol, deep_trees, held_still
 from marginalia.store import Store
 
 log = logging.getLogger("mkdocs.plugins.marginalia")
@@ -115,6 +116,7 @@ class _Assembly:
         self.view = keys.View()
         self._digests: dict[str, str] = {}
         self.modules: list[Module] = []
+        self.unreadable: list[str] = []
         self.results: dict[str, Ran] = {}
         self._prepared: dict[str, page.Prepared] = {}
         self.library: companion.Companion | None = None
@@ -138,40 +140,34 @@ class _Assembly:
                 self._broken(path, SourceError(path, 1, 1, _fault(error)))
         if self.options.companion:
             self.library = companion.labml(self.index, self.memo)
-        papers = [module.paper for module in self.modules]
-        self.collection = catalog.load(self.options.papers, self.options.docs, papers)
+        options, papers = self.options, [module.paper for module in self.modules]
+        self.collection = catalog.load(
+            options.papers, options.docs, papers, unreadable=self.unreadable
+        )
 
     def run(self, progress: Progress | None, executor: Executor | None) -> None:
         """Run the demos that changed since they were last run."""
         options = self.options
         jobs = [
-            Job(
-                path=module.paper.path,
-                root=options.papers,
-                shapes=options.shapes and module.paper.shapes,
-                limits=options.limits.with_those_of(module.paper.limits),
-                network=module.paper.network,
-                device=module.paper.device,
-                data=module.paper.data,
-            )
+            Job.of(module.paper, options.papers, options.limits, shapes=options.shapes)
             for module in self.modules
             if module.has_demo
         ]
-        store = Store(options.cache)
+        cluster_gone = f"the Dask scheduler at {options.scheduler} is gone, or has no workers left"
         with _executors(options, executor) as (cpu, gpu):
             run_all(
                 jobs,
-                store=store,
+                store=Store(options.cache),
                 workers=options.workers,
                 executor=cpu,
                 gpu=gpu,
+                gone="the executor is gone" if executor else cluster_gone,
                 progress=progress,
                 held=self.memo.objects,
                 done=self._ran,
                 meanwhile=self._others(),
             )
-        store.prune(options.cache_size * MB)
-        self.memo.prune(max(0, options.cache_size * MB - store.size()))
+        prune(options, self.memo)
 
     def _ran(self, ran: Ran) -> None:
         """Render the page of a demo."""
@@ -224,6 +220,7 @@ class _Assembly:
     def _broken(self, path: Path, error: SourceError) -> None:
         source = path.relative_to(self.options.papers).as_posix()
         url = url_of(path, self.options.papers)
+        self.unreadable.append(named(path, self.options.papers, "", "", {}).module)
         raw = ""
         with suppress(OSError):  # which the error is about
             raw = path.read_bytes().decode("utf-8", "replace")
@@ -304,10 +301,12 @@ class _Assembly:
         return page.Extras(
             crumbs=(("Topics", catalog.TOPICS), (topic.title, f"topics/{topic.slug}.md")),
             compare=tuple(
-                (*_near(index.names[name]), change) for name, change in paper.compare.items()
+                (*_near(index.names[name]), change)
+                for name, change in paper.compare.items()
+                if name in index.names
             ),
             after_rows="\n\n".join(filter(None, after)),
-            api=api.url_of(paper) if self.options.api else "",
+            api=api.url_of(paper) if self._public(module) else "",
             meta={"tags": list(paper.tags)} if paper.tags else {},
         )
 
@@ -321,20 +320,29 @@ class _Assembly:
         return "\n".join(["\n## In the companion library\n", *links, ""])
 
     def _api(self) -> Iterator[None]:
-        documented = [
-            (module, names)
-            for module in self.modules
-            if (names := api.public(module.definitions.symbols.values()))
-        ]
-        for module, _ in documented:
+        for module in self.modules:
+            if not self._public(module):
+                continue
             source = api.source_of(module.paper)
             self.site.pages[source] = api.page(module.paper, module.definitions.symbols.values())
             said = keys.reached(module.paper.path, self.options.papers, self.view, prose=False)
             self.site.reads[source] = digest(json.dumps(said))
             yield
-        if documented:
-            listed = [(module.paper, names) for module, names in documented]
+        topics, entries = self.collection.topics, self.collection.names
+        listed: dict[str, list[tuple[Paper, list[Symbol]]]]
+        listed = {topic.title: [] for topic in topics.values()}
+        for module in self.modules:
+            if names := self._public(module):
+                topic = topics[entries[module.paper.module].topic]
+                listed[topic.title].append((module.paper, names))
+        if any(listed.values()):
             self.site.pages[api.INDEX] = api.index(listed)
+
+    def _public(self, module: Module) -> list[Symbol]:
+        """What the API reference tells of a module; of the package that is the root, nothing."""
+        if not (self.options.api and module.paper.module):
+            return []
+        return api.public(module.definitions.symbols.values())
 
     def _companion(self, library: companion.Companion) -> Iterator[None]:
         entries_of_ours = reversed(self.collection.entries)
@@ -393,6 +401,21 @@ class _Assembly:
         return frozenset({"index.md", catalog.TOPICS, api.INDEX, *inside})
 
 
+def prune(options: Options, memo: Memo) -> None:
+    """Keep a cache within its size: finished demos have the first right to the room.
+
+    Args:
+        options: Ours.
+        memo: The pages in the cache.
+
+    Raises:
+        StoreError: The cache cannot be read.
+    """
+    store = Store(options.cache)
+    store.prune(options.cache_size * MB)
+    memo.prune(max(0, options.cache_size * MB - store.size()))
+
+
 @contextmanager
 def _remembered_sources(memo: Memo) -> Iterator[None]:
     """What an earlier build found in sources is known while this lasts."""
@@ -408,12 +431,12 @@ def _remembered_sources(memo: Memo) -> Iterator[None]:
 @contextmanager
 def _executors(
     options: Options, given: Executor | None
-) -> Iterator[tuple[Executor | None, Executor | None]]:
+) -> Iterator[tuple[Executor | None, Callable[[], Executor | None] | None]]:
     """What runs the demos, and those that need a GPU; by default this machine runs both."""
     if given or not options.scheduler:
         yield given, None
         return
-    with cluster.connect(options.scheduler) as both:
+    with cluster.connect_later(options.scheduler) as both:
         yield both
 
 

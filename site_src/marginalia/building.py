@@ -15,19 +15,21 @@ from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
 from marginalia.ahead import await_saves
-from marginalia.assemble import Site, assemble
+from marginalia.assemble import Site, assemble, prune
+from marginalia.dangling import dangling
 from marginalia.errors import MarginaliaError
-from marginalia.limits import MB
-from marginalia.links import dangling
 from marginalia.memo import Memo
 from marginalia.options import Options
 from marginalia.progress import reporter
 from marginalia.rebuild import Rebuild, Served, Sources, watch
 from marginalia.report import Report
 from marginalia.reuse import Reuse
-from marginalia.store import Store
 
 log = logging.getLogger("mkdocs.plugins.marginalia")
+
+
+# Plugins that make the navigation from files of their own, if there is none yet.
+_NAVIGATORS = ("awesome-nav", "literate-nav")
 
 
 def _generated(config: MkDocsConfig, uri: str, content: str | bytes) -> File:
@@ -70,14 +72,17 @@ class Building:
                 "the companion's %s links to %s, which does not exist", link.module, link.target
             )
         made: dict[str, str | bytes] = {**site.pages, **site.files}
+        taken = {file.dest_uri for file in files}  # `tags.md` is for `tags/index.md` as well
         for uri, content in made.items():
-            if files.get_file_from_path(uri) is None:
-                files.append(_generated(config, uri, content))
+            file = _generated(config, uri, content)
+            if file.dest_uri not in taken:
+                files.append(file)
         for uri, path in self._assets.items():
             files.append(File.generated(config, uri, abs_src_path=str(path)))
-        if config.nav is None:
+        if config.nav is None and not any(map(config.plugins.get, _NAVIGATORS)):
             own = [file.src_uri for file in files.documentation_pages() if not file.generated_by]
-            ours = [item for item in site.nav if not set(item.values()) & set(own)]
+            here = files.src_uris.keys() - set(own)
+            ours = [item for item in site.nav if here.issuperset(item.values())]
             config.nav = [*sorted(own, key=lambda uri: (uri != "index.md", uri)), *ours]
 
     def reuse_page(self, page: Page) -> None:
@@ -108,8 +113,7 @@ class Building:
         try:
             self._judge(config, options, keep_going=keep_going)
         finally:  # MkDocs has had what it asks for remembered, too
-            room = options.cache_size * MB - Store(options.cache).size()
-            self._remembered(options).prune(max(0, room))
+            prune(options, self._remembered(options))
 
     def _judge(self, config: MkDocsConfig, options: Options, *, keep_going: bool) -> None:
         """See `end`."""
@@ -122,7 +126,8 @@ class Building:
             number = len(self.report.failed)
             raise Abort(f"{number} {'page' if number == 1 else 'pages'} failed")
         site = Path(config.site_dir)
-        files = {path.relative_to(site).as_posix(): path for path in site.rglob("*.*")}
+        found = (path for path in site.rglob("*") if path.is_file())
+        files = {path.relative_to(site).as_posix(): path for path in found}
         pages = ((name, files[name].read_text("utf-8")) for name in files if name[-5:] == ".html")
         for link in dangling(pages, files, memo=self._remembered(options)):
             log.warning("%s", link)

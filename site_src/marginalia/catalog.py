@@ -503,8 +503,8 @@ def _questions(questions: Iterable[Question]) -> str:
 def _title(entry: Entry) -> str:
     """The title, and the usual name if the title does not hold it."""
     title = markdown(entry.title)
-    known = entry.short.lower() in entry.title.lower()
-    return title if known else f"{title} ({markdown(entry.short)})"
+    known = re.search(rf"(?<!\w){re.escape(entry.short)}(?!\w)", entry.title, re.IGNORECASE)
+    return title if known or not entry.short else f"{title} ({markdown(entry.short)})"
 
 
 def _brief(entry: Entry) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Catalog:
         """
         papers = [(entry.paper, entry) for entry in self.entries if entry.paper]
         return (
-            {slug(paper.module.split(".")[-1]): entry for paper, entry in papers}
+            {_names_of(paper.module)[0]: entry for paper, entry in papers}
             | {paper.module: entry for paper, entry in papers}
             | {entry.note.id: entry for entry in self.entries if entry.note}
         )
@@ -157,7 +158,13 @@ class Catalog:
 # Loading
 
 
-def load(root: Path, docs: Path | None = None, papers: Iterable[Paper] | None = None) -> Catalog:
+def load(
+    root: Path,
+    docs: Path | None = None,
+    papers: Iterable[Paper] | None = None,
+    *,
+    unreadable: Iterable[str] = (),
+) -> Catalog:
     """Read a folder of papers and notes.
 
     `topics.yaml` and a topic's `notes.yaml` may be missing: then the topics are the folders.
@@ -167,6 +174,7 @@ def load(root: Path, docs: Path | None = None, papers: Iterable[Paper] | None = 
         docs: The folder of hand-written pages: `guides/<id>.md` is then the page of that note,
             and `home.md` opens the home page.
         papers: The papers, if they have been read; otherwise those in `root`.
+        unreadable: The names of modules that could not be: other papers may name them.
 
     Returns:
         The catalogue.
@@ -193,8 +201,13 @@ def load(root: Path, docs: Path | None = None, papers: Iterable[Paper] | None = 
     home = docs / "home.md" if docs else None
     text = home.read_text(encoding="utf-8") if home and home.is_file() else ""
     catalog = Catalog(topics, notes, annotated, guides, text)
-    _check_names(catalog)
+    _check_names(catalog, frozenset(chain.from_iterable(map(_names_of, unreadable))))
     return catalog
+
+
+def _names_of(module: str) -> tuple[str, str]:
+    """What stands for a module."""
+    return slug(module.rpartition(".")[2]), module
 
 
 def _topic_of(paper: Paper) -> str:
@@ -218,7 +231,7 @@ def _topics(path: Path, papers: Sequence[Paper], notes: Iterable[Note]) -> dict[
     return topics
 
 
-def _check_names(catalog: Catalog) -> None:
+def _check_names(catalog: Catalog, unreadable: Collection[str]) -> None:
     """Raise for a name that stands for nothing, and for a note that two papers answer."""
     for note in catalog.notes.values():
         for name in note.cited_by:
@@ -237,7 +250,7 @@ def _check_names(catalog: Catalog) -> None:
             answers[paper.note] = paper
     for paper in catalog.papers:
         for name in paper.compare:
-            if name not in catalog.names:
+            if name not in catalog.names and name not in unreadable:
                 hint = nearest(name, catalog.names)
                 raise _wrong(paper, "compare", f"`compare` names no note or paper: `{name}`{hint}")
 

@@ -14,7 +14,7 @@ from mkdocs.config.base import Config, ValidationError
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.livereload import LiveReloadServer
-from mkdocs.plugins import BasePlugin
+from mkdocs.plugins import BasePlugin, event_priority
 from mkdocs.structure.files import Files
 from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
@@ -148,6 +148,12 @@ class MarginaliaPlugin(BasePlugin[MarginaliaConfig]):
             with _told_of_the_report(report):
                 self.report.write(report)  # now: the build may be about to fail
         return files
+
+    @event_priority(100)
+    def on_page_markdown(self, markdown: str, *, page: Page, **_: Any) -> None:
+        """Keep the plugin `macros` from our pages: to it, the anchors of headings are comments."""
+        if page.file.generated_by == "marginalia":
+            page.meta.setdefault("render_macros", False)
 
     def on_nav(self, nav: Navigation, **_: Any) -> None:
         """Know what stands around every page."""

@@ -202,7 +202,7 @@ def watch(server: LiveReloadServer, folder: str, missed: Callable[[], bool]) -> 
     saves: Any = _Saves()
     try:
         server.observer = saves
-        server.watch(folder)
+        server.watch(os.path.realpath(folder))  # of a link, the system would tell nothing
     finally:
         server.observer = polling
     saves.observer.start()
@@ -213,6 +213,8 @@ def watch(server: LiveReloadServer, folder: str, missed: Callable[[], bool]) -> 
 def _made(served: Served, site: Site) -> bool:
     """Make the pages that changed; False if more than pages did."""
     before = served.site
+    if not _knows_all(served.config):
+        return False
     if site.pages.keys() != before.pages.keys() or site.nav != before.nav:
         return False
     if (site.pages, site.files, site.reads) == (before.pages, before.files, before.reads):
@@ -232,13 +234,16 @@ def _made(served: Served, site: Site) -> bool:
     titles = [file.page and file.page.title for file in changed]
     if not _read_again(served, site, changed):
         return False  # other pages link to what is in them
+    if any("<backlinks " in ((file.page and file.page.content) or "") for file in changed):
+        return False  # mkdocstrings fills them in when it has seen all pages
     if any(
         file.page in served.nav.pages and title != file.page.title
         for file, title in zip(changed, titles, strict=True)
         if file.page
     ):
         return False  # other pages show its title
-    served.config.plugins.on_env(served.env, config=served.config, files=served.files)
+    if autorefs := served.config.plugins.get("autorefs"):  # it sets the links to names
+        autorefs.on_env(served.env, config=served.config, files=served.files)
     for file in changed:
         _write(served, file)
     _write_files(served, site)
@@ -248,6 +253,19 @@ def _made(served: Served, site: Site) -> bool:
         log.error("%s", failure)
     log.info("Made %d pages in %.2f seconds", len(changed), time.perf_counter() - start)
     return True
+
+
+# Plugins of which we know what they do for the site as a whole, and what it takes to do it again.
+_KNOWN = ("autorefs", "marginalia", "mkdocstrings")
+_OF_THE_SITE = ("env", "post_build")
+
+
+def _knows_all(config: MkDocsConfig) -> bool:
+    """Whether no plugin makes something of all pages that would have to be made again."""
+    known = [plugin for name in _KNOWN if (plugin := config.plugins.get(name))]
+    handlers = (handler for name in _OF_THE_SITE for handler in config.plugins.events[name])
+    owners = (getattr(handler, "__self__", None) for handler in handlers)
+    return all(owner in known or hasattr(owner, "search_index") for owner in owners)
 
 
 # What autorefs was told of pages: the places that names stand for, and the titles of places.

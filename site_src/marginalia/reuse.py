@@ -143,17 +143,23 @@ class Reuse:
     def search(self) -> None:
         """Answer the search index's `add_entry_from_context`."""
         for plugin in self._config.plugins.values():
-            index = getattr(plugin, "search_index", None)
+            index: Any = getattr(plugin, "search_index", None)
             entries = getattr(index, "entries", getattr(index, "_entries", None))
-            if index is None or any(plugin.config.get(option) for option in _DICTIONARIES):
-                continue
-            if isinstance(entries, list) and self._plugins is not None:
-                add = functools.partial(self._add, entries, index.add_entry_from_context)
+            if isinstance(entries, list):
+                files = any(plugin.config.get(option) for option in _DICTIONARIES)
+                known = None if files else self._plugins
+                add = functools.partial(self._add, entries, known, index.add_entry_from_context)
                 index.add_entry_from_context = add
 
-    def _add(self, entries: list[dict[str, Any]], add: Callable[[Page], None], page: Page) -> None:
-        facts = _facts(page)
-        key = self._memo.key("search", facts, self._plugins)
+    def _add(
+        self,
+        entries: list[dict[str, Any]],
+        plugins: str | None,
+        add: Callable[[Page], None],
+        page: Page,
+    ) -> None:
+        facts = _facts(page) if plugins is not None else None
+        key = self._memo.key("search", facts, plugins)
         known = self._memo.get(key) if facts else None
         if known is None:
             before = len(entries)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
+from demos import wait_for
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -102,11 +104,12 @@ class Served:
         return self.log.read_text().count(message)
 
     def save(self, name: str, old: str, new: str) -> None:
-        """Edit a file."""
-        path = self.folder / name
+        """Edit a file; nobody sees half of it."""
+        path, whole = self.folder / name, self.folder / "whole"
         text = path.read_text()
         assert old in text
-        path.write_text(text.replace(old, new))
+        whole.write_text(text.replace(old, new))
+        whole.replace(path)
 
 
 @pytest.fixture
@@ -170,6 +173,9 @@ def test_only_what_changed_is_made_again(served: Served) -> None:
     served.until("user/", lambda page: ">12" in page)
     served.save("papers/helper.py", "Twice as much", "Thrice")
     served.until("reference/helper/", lambda page: "Thrice" in page)
+    served.save("papers/user.py", "Paragraph 7.", "Paragraph seven.")
+    served.until("user/", lambda page: "Paragraph seven." in page)
+    served.until("assets/_mkdocstrings.css", lambda text: ".doc" in text)
     assert served.count(WHOLE) == built
 
     served.save("docs/guide.md", "A word", "Two words")
@@ -202,10 +208,50 @@ def test_what_is_served_is_what_is_built(served: Served) -> None:
     assert len(pages) > 8
     for path in pages:
         url = path.relative_to(site).as_posix().removesuffix("index.html")
-        now = served.until(url, lambda page: "<html" in page)
-        assert without_reload(now) == without_reload(path.read_text()), url
-    index = served.until("search/search_index.json", lambda text: "{" in text)
-    assert index == (site / "search" / "search_index.json").read_text()
+        as_built = without_reload(path.read_text())
+        served.until(url, lambda page, as_built=as_built: without_reload(page) == as_built)
+    index = (site / "search" / "search_index.json").read_text()
+    served.until("search/search_index.json", lambda text: text == index)
+
+
+ENDLESS = """
+'''
+---
+timeout: 600
+---
+'''
+
+
+def demo():
+    open("endless", "w").close()
+    while True:
+        pass
+"""
+
+
+@pytest.mark.parametrize("served", [{"papers/good.py": ENDLESS}], indirect=True)
+def test_a_demo_without_end_gives_way_to_its_next_version(served: Served) -> None:
+    place = Path(tempfile.gettempdir())
+    wait_for(lambda: list(place.glob("marginalia-*/**/endless")))
+    served.save("papers/good.py", "while True:\n        pass", "print('from the good page')")
+    served.until("good/", lambda page: "from the good page" in page)
+
+
+TAGGED = {
+    "mkdocs.yml": CONFIG.replace("search,", "search, tags,"),
+    "papers/helper.py": HELPER.replace('"""\n#', '"""\n---\ntags: [alpha]\n---\n\n#', 1),
+    "docs/tags.md": "# Tags\n\n<!-- material/tags -->\n",
+}
+
+
+@pytest.mark.parametrize("served", [TAGGED], indirect=True)
+def test_what_other_plugins_make_of_all_pages_is_made_again(served: Served) -> None:
+    served.until("tags/", lambda page: "alpha" in page)
+    served.save("papers/helper.py", "[alpha]", "[omega]")
+    page = served.until("tags/", lambda page: "omega" in page)
+    assert "alpha" not in page
+    index = served.until("search/search_index.json", lambda text: "omega" in text)
+    assert index.count("Where it is explained.") == 1
 
 
 def without_reload(page: str) -> str:
@@ -218,10 +264,12 @@ def without_reload(page: str) -> str:
 HOLDING = {
     "mkdocs.yml": CONFIG + "hooks: [hold.py]\n",
     "hold.py": '''
+import logging
 import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+logging.getLogger("mkdocs.livereload").setLevel("DEBUG")  # so that it says what it hears
 
 
 def on_env(env, **_):
@@ -235,10 +283,7 @@ def on_env(env, **_):
 
 def while_held(folder: Path, save: Callable[[], None]) -> None:
     """Save something while a build stays where it is, then let it go on."""
-    end = time.monotonic() + PATIENCE
-    while not (folder / "held").exists():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_for((folder / "held").exists)
     save()
     (folder / "hold").unlink()
 
@@ -308,17 +353,24 @@ def test_links_follow_what_they_name(
     served.until("guide/", lambda page: after in page and before not in page)
 
 
+@pytest.mark.parametrize("served", [HOLDING], indirect=True)
 def test_a_burst_of_edits_is_one_rebuild(served: Served) -> None:
+    def burst() -> None:
+        for number in range(5):
+            served.save("papers/user.py", f"Paragraph {number}.", f"Edit {number}.")
+        last = served.folder / "papers" / "last.txt"
+        last.touch()
+        wait_for(lambda: served.count(str(last)))  # the server has heard of all that was before
+
     served.until("user/", lambda page: ">8" in page)
-    served.save("papers/helper.py", "is explained", "is told")  # so that the server is awake
-    served.until("helper/", lambda page: "is told" in page)
-    time.sleep(1)
-    before = served.count("Detected file changes")
-    for number in range(5):
-        served.save("papers/user.py", "Of " if not number else f"Of{number} ", f"Of{number + 1} ")
-    served.until("user/", lambda page: "Of5 " in page)
-    time.sleep(1)
-    assert served.count("Detected file changes") == before + 1
+    (served.folder / "hold").touch()
+    served.save("papers/helper.py", "is explained", "is told")
+    while_held(served.folder, burst)
+    wait_for(lambda: served.count("Reloading browsers") > 1)
+    served.until("user/", lambda page: "Edit 4." in page)
+    served.save("papers/helper.py", "is told", "is said")
+    served.until("helper/", lambda page: "is said" in page)
+    assert served.count("Detected file changes") == 3  # held, for the burst, and the last
 
 
 def test_the_reader_stays_where_she_is(served: Served, browser: Browser) -> None:

@@ -301,14 +301,17 @@ def test_headings_are_real_and_leave_no_level_out(show: Show) -> None:
 
         # ## Second
 
-        # ##### Too deep
+        # ##### Too deep ##
 
+        # ## Why C#
 
         class Gate:
             """# Gate
 
             ```
             # no heading
+            ~~~
+            # nor this
             ```
             """
     ''')
@@ -318,6 +321,7 @@ def test_headings_are_real_and_leave_no_level_out(show: Show) -> None:
         ("h2", "Deep at once"),
         ("h2", "Second"),
         ("h3", "Too deep"),
+        ("h2", "Why C#"),
         ("h2", "Gate"),
     ]
     assert all(heading.get("id") for heading in headings)

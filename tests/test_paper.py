@@ -166,7 +166,10 @@ def test_a_package_is_named_after_its_folder(tmp_path: Path) -> None:
     ],
 )
 def test_letters(line: str, letters: dict[str, str], tmp_path: Path) -> None:
-    assert loaded(tmp_path, f'"""\nText\n\n{line}\n"""').letters == letters
+    paper = loaded(tmp_path, f'"""\nText\n\n{line}\n"""')
+    assert paper.letters == letters
+    assert ("Letters" in paper.text) is (not letters)
+    assert paper.text.startswith("Text")
 
 
 @pytest.mark.parametrize("opening", ['"""---', '"""\\\n---', 'r"""\n\n  ---', "# c\n\n'''\n---"])
@@ -270,6 +273,15 @@ def test_declared_encodings_are_honoured(tmp_path: Path) -> None:
     assert load(path, tmp_path).title == "é"
     path.write_bytes(b'\xef\xbb\xbf"""# \xc3\xa9"""')
     assert load(path, tmp_path).title == "é"
+
+
+def test_other_encodings_have_their_letters(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_bytes(
+        '# coding: latin-1\n"""# Réseau\n\n$\\alpha$ and $\\é$."""\n'.encode("latin-1")
+    )
+    paper = load(path, tmp_path)
+    assert (paper.title, paper.summary) == ("Réseau", "# Réseau\n\n$\\alpha$ and $\\é$.")
 
 
 def test_a_module_outside_the_root(tmp_path: Path) -> None:

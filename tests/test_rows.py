@@ -488,6 +488,7 @@ def test_light_script() -> None:
         ("#%%\n", True),
         ("# %% [markdown]\n# x\n", True),
         ("# In[3]:\nx = 1\n", True),
+        ("# In [3]:\nx = 1\n", True),
         ("# -*- coding: utf-8 -*-\n# ---\n# jupyter:\n#   a: 1\n# ---\n", True),
         ("# ---\n# title: a\n# ---\n", False),
         ("'''\n# %%\n'''\n", False),

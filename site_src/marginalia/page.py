@@ -243,8 +243,7 @@ class Prepared:
         return facts
 
     def _summary(self) -> str:
-        prose = _LETTERS.sub("", self.paper.summary) if self.paper.letters else self.paper.summary
-        return self._markdown(prose)
+        return self._markdown(self.paper.text)
 
     def _markdown(self, prose: str) -> str:
         """Prose fitted into the page; an anchor of its own for a symbol would stand twice."""
@@ -532,9 +531,6 @@ _VERBATIM = re.compile(r"(<style\b.*?</style|<script\b.*?</script)", re.DOTALL |
 
 # How modules of the labml site name a place.
 _ANCHOR = re.compile(r"""<a\s+(?:id|name)=["']?([\w.-]+)["']?\s*>\s*</a>""")
-
-# The paragraph that declares letters: the box of key facts has them.
-_LETTERS = re.compile(r"^Letters: .*?(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def _one_line(html: str) -> str:

@@ -5,17 +5,14 @@ Read from the syntax tree: a paper is never imported here, so listing hundreds c
 
 from __future__ import annotations
 
-import ast
 import datetime
 import difflib
-import inspect
 import json
 import math
 import os
 import posixpath
 import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from glob import glob
@@ -26,9 +23,8 @@ from typing import Any
 import yaml
 
 from marginalia import limits
-from marginalia.docstrings import meant
 from marginalia.errors import SourceError
-from marginalia.source import read_bytes
+from marginalia.source import Text, read_bytes, read_source, scan_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +155,11 @@ class Paper:
     def letters(self) -> dict[str, str]:
         """What the letters of its shapes mean, from the line that starts with `Letters:`."""
         return _letters(self.summary)
+
+    @property
+    def text(self) -> str:
+        """The summary without that paragraph, which a page shows elsewhere."""
+        return _LETTERS.sub("", self.summary, count=1) if self.letters else self.summary
 
     def _text(self, key: str) -> str:
         return str(self.meta.get(key, ""))
@@ -395,20 +396,22 @@ def _parts(path: Path, root: Path) -> list[str]:
 
 def _module(path: Path) -> tuple[str, int, str]:
     """The module docstring, the line where its text starts, and for a script its heading."""
-    source = read_bytes(path)
-    tree = _tree(source, path)
-    docstring = ast.get_docstring(tree, clean=False)
-    if docstring is None:
-        comments = re.findall(r"^# (# .*)", source.decode(errors="replace"), re.MULTILINE)
+    text = read_source(path)
+    scan = scan_of(text, path)
+    if scan.docstring is None:
+        comments = re.findall(r"^# (# .*)", text, re.MULTILINE)
         return "", 1, _heading("\n".join(comments))
-    line, end = tree.body[0].lineno, tree.body[0].end_lineno or 1
-    lines = re.split(rb"\r\n|\r|\n", source)
-    text = re.split(rb"\"\"\"|'''", lines[line - 1])[-1]
-    while not text.strip(b" \t\f\\") and line < end:
+    return scan.docstring.text, _first_line(scan.docstring, scan.lines), ""
+
+
+def _first_line(docstring: Text, lines: Sequence[str]) -> int:
+    """The first line of a docstring that has text."""
+    line = docstring.start
+    rest = re.split(r"\"\"\"|'''", lines[line - 1])[-1]
+    while not rest.strip(" \t\f\\") and line < docstring.end:
         line += 1
-        text = lines[line - 1]
-    literal = b"\n".join(re.split(rb"\r\n|\r|\n", source)[tree.body[0].lineno - 1 : end])
-    return inspect.cleandoc(meant(docstring, literal.decode(errors="replace"))), line, ""
+        rest = lines[line - 1]
+    return line
 
 
 def _notebook(path: Path) -> tuple[str, int, str]:
@@ -424,23 +427,10 @@ def _notebook(path: Path) -> tuple[str, int, str]:
             return text, 1, heading
         if kind == "code":
             with suppress(SourceError):  # the magic of IPython is no Python
-                return ast.get_docstring(_tree(text, path)) or "", 1, heading
+                docstring = scan_of(text, path).docstring
+                return docstring.text if docstring else "", 1, heading
             break
     return "", 1, heading
-
-
-def _tree(source: bytes | str, path: Path) -> ast.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an invalid escape is the author's affair
-            return ast.parse(source)
-    except SyntaxError as error:
-        place = max(error.lineno or 1, 1), max(error.offset or 1, 1)
-        raise SourceError(path, *place, error.msg) from error
-    except ValueError as error:  # a null byte
-        raise SourceError(path, 1, 1, str(error)) from error
-    except (RecursionError, MemoryError) as error:
-        raise SourceError(path, 1, 1, "too deeply nested for Python to parse") from error
 
 
 def _heading(markdown: str) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from griffe import Docstring, DocstringSection, DocstringSectionKind, Parser
 from markdown.extensions.toc import slugify, unique
 
-_FENCE = re.compile(r"^\s*(```|~~~)")
-_HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
+_FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
+_HEADING = re.compile(r"^(#{1,6})\s+(.*?)(?:\s+#+)?\s*$")
 _SECTION = re.compile(
     r"^(Args|Arguments|Params|Parameters|Returns|Raises|Yields|Attributes|Examples?|Notes?):\s*$",
     re.M,
@@ -40,15 +40,20 @@ class Headings:
         return "\n".join(self._lines(prose.split("\n")))
 
     def _lines(self, lines: list[str]) -> Iterator[str]:
-        fenced = False
+        fence = ""  # the one that is open
         for line in lines:
-            fenced ^= bool(_FENCE.match(line))
-            heading = None if fenced else _HEADING.match(line)
+            found = _FENCE.match(line)
+            if found and not fence:
+                fence = found[1]
+            elif found and found[1].startswith(fence) and found[1] == line.strip():
+                fence = ""
+            heading = None if fence else _HEADING.match(line)
             if heading is None:
                 yield line
             elif _plain(heading[2]) != self._title:
                 self._level = max(2, min(len(heading[1]), self._level + 1))
-                yield f"{'#' * self._level} {heading[2]}{self._anchor(heading[2])}"
+                text = re.sub(r"#(?=#*$)", r"\\#", heading[2])  # which would go as a closing mark
+                yield f"{'#' * self._level} {text}{self._anchor(heading[2])}"
 
     def _anchor(self, heading: str) -> str:
         """An id for a heading that has none: the same one whatever the builder's rules are."""

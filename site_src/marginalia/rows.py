@@ -17,7 +17,17 @@ from typing import Literal
 
 from marginalia.errors import SourceError
 from marginalia.rewrite import prologue
-from marginalia.source import Comment, Definition, Scan, Text, cookie, scan_of, split_lines
+from marginalia.source import (
+    Comment,
+    Definition,
+    Scan,
+    Text,
+    cookie,
+    is_cell_marker,
+    is_light_marker,
+    scan_of,
+    split_lines,
+)
 
 RowKind = Literal["front", "wide", "doc", "side", "code"]
 
@@ -66,12 +76,6 @@ _PRAGMA = re.compile(
     r"|noqa\b|pragma(?::|\s+no\b)|-\*-)"
 )
 _MAGIC = re.compile(r"#\s?(?:%{1,2}[a-zA-Z_]|!\s*\w)")  # a command of IPython, turned off
-_MARKER = re.compile(
-    r"#\s*%%+(?:\s.*|\[.*)?$"  # percent format
-    r"|# ?\+\s*(?:\[\w+\].*|\{.*\}|[\w.]+=.*)?$|# ?-$"  # light format
-    r"|# In ?\[[ \d]*\]:?\s*$"  # nbconvert
-)
-_PERCENT = re.compile(r"#\s*%%+(?:\s|\[|$)|# In ?\[")
 _MARKDOWN = re.compile(r"\[(?:markdown|md|raw)\]")
 _FOREIGN = re.compile(r"%%.*\blanguage=")  # a cell in another language, all of it in comments
 _HEADER_KEY = re.compile(r"#\s*[a-z][\w-]*:")
@@ -91,7 +95,7 @@ def _roles(scan: Scan) -> list[_Role]:
         if comment and comment.own:
             if line in header:
                 roles[line] = _Role.HIDDEN
-            elif not comment.column and _MARKER.match(comment.text):
+            elif not comment.column and _is_marker(comment.text):
                 roles[line] = _Role.HIDDEN
                 markdown = bool(_MARKDOWN.search(comment.text))
                 foreign = bool(_FOREIGN.search(comment.text))
@@ -103,6 +107,10 @@ def _roles(scan: Scan) -> list[_Role]:
         if docstring and docstring.lifted:
             _mark_text(roles, docstring)
     return roles
+
+
+def _is_marker(comment: str) -> bool:
+    return is_cell_marker(comment) or is_light_marker(comment)
 
 
 def _mark_text(roles: list[_Role], text: Text) -> None:
@@ -155,7 +163,7 @@ def _is_script(scan: Scan) -> bool:
     if any(re.match(r"#\s+(?:jupyter|jupytext):", comments[line].text) for line in _header(scan)):
         return True
     return any(
-        comment.own and not comment.column and _PERCENT.match(comment.text)
+        comment.own and not comment.column and is_cell_marker(comment.text)
         for comment in comments.values()
     )
 
@@ -444,7 +452,7 @@ def cell_ends(body: Sequence[ast.stmt], lines: Sequence[str]) -> tuple[list[ast.
     Returns:
         The last statement of each cell, and whether markers part the cells, not blank lines.
     """
-    marks = [number for number, line in enumerate(lines, 1) if _CELL.match(line)]
+    marks = [number for number, line in enumerate(lines, 1) if is_cell_marker(line)]
     ends = []
     for node, following in zip(body, [*body[1:], None], strict=True):
         last = node.end_lineno or node.lineno
@@ -456,9 +464,6 @@ def cell_ends(body: Sequence[ast.stmt], lines: Sequence[str]) -> tuple[list[ast.
         if parted or following is None:
             ends.append(node)
     return ends, bool(marks)
-
-
-_CELL = re.compile(r"#\s*(?:%%|In ?\[)")
 
 
 class Reads(IntEnum):

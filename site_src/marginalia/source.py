@@ -238,6 +238,20 @@ def plain_lines(text: str) -> list[str]:
     return [line.rstrip("\r\n") for line in split_lines(text.removeprefix("\ufeff"))]
 
 
+def is_cell_marker(comment: str) -> bool:
+    """Whether a comment at the start of a line begins a cell of a percent or nbconvert script."""
+    return bool(_CELL_MARKER.match(comment))
+
+
+def is_light_marker(comment: str) -> bool:
+    """The same for the beginnings and ends of cells in a light script, which need not be there."""
+    return bool(_LIGHT_MARKER.match(comment))
+
+
+_CELL_MARKER = re.compile(r"#\s*%%+(?:\s.*|\[.*)?$|# In ?\[[ \d]*\]:?\s*$")
+_LIGHT_MARKER = re.compile(r"# ?\+\s*(?:\[\w+\].*|\{.*\}|[\w.]+=.*)?$|# ?-\s*$")
+
+
 # What Python sees
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from marginalia.demo import Result
 from marginalia.runner import Job, Ran, run_isolated
+
+T = TypeVar("T")
 
 HELLO = "def demo():\n    print('hello')\n"
 
@@ -49,13 +53,30 @@ def statuses(rans: list[Ran]) -> dict[str, str]:
     return {ran.job.path.stem: ran.status for ran in rans}
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> bool:
+def wait_for(condition: Callable[[], T], seconds: float = 60) -> T:
     """Wait until something holds; it is an error if that takes too long."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.02)
-    return True
+    return found
+
+
+@contextmanager
+def waiting_at(gate: Path) -> Iterator[None]:
+    """While this lasts, a demo that reads the gate waits; it is an error if none comes."""
+    writer = wait_for(lambda: _opened(gate))
+    try:
+        yield
+    finally:
+        os.close(writer)
+
+
+def _opened(gate: Path) -> int:
+    """What can be written to; 0 as long as nobody reads."""
+    with suppress(OSError):
+        return os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
+    return 0
 
 
 def alive(process: int) -> bool:

@@ -209,9 +209,12 @@ def test_who_is_ended_leaves_no_folder(
     line = [sys.executable, "-m", "marginalia", *options, "mine"]
     variables = os.environ | {"TMPDIR": str(scratch)}
     with subprocess.Popen(line, cwd=tmp_path, env=variables, stderr=subprocess.DEVNULL) as process:
-        wait_for(lambda: list(scratch.glob("marginalia-*/mkdocs.yml")))
-        process.send_signal(number)
-        assert process.wait(60) == 128 + number
+        try:
+            wait_for(lambda: list(scratch.glob("marginalia-*/mkdocs.yml")))
+            process.send_signal(number)
+            assert process.wait(60) == 128 + number
+        finally:
+            process.kill()
     assert wait_for(lambda: not list(scratch.glob("marginalia-*")))
 
 

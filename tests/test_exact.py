@@ -14,7 +14,7 @@ from textwrap import dedent
 
 import psutil
 import pytest
-from demos import wait_for
+from demos import alive, wait_for
 from marginalia.assemble import Site, assemble
 from marginalia.options import Options
 from marginalia.runner import Job, run_all
@@ -196,8 +196,8 @@ def whole(folder: Path) -> None:
     assert [key for key in entries if store.get(key) is None] == []
 
 
-def kin(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
+def kin(process: subprocess.Popen[str]) -> list[int]:
+    return [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
 
 
 @pytest.mark.parametrize(
@@ -211,12 +211,12 @@ def kin(process: subprocess.Popen[str]) -> list[psutil.Process]:
     ],
 )
 def test_a_build_that_is_ended_keeps_what_was_finished(
-    tmp_path: Path, end: signal.Signals, after: int
+    tmp_path: Path, gate: Path, end: signal.Signals, after: int
 ) -> None:
     root = tmp_path / "papers"
-    pages = {
-        f"page{n}.py": f"import time\n\n\ndef demo():\n    time.sleep(0.{n})\n" for n in range(8)
-    }
+    sleeps = [f"time.sleep(0.{n})" for n in range(6)]
+    codes = [*sleeps, *2 * [f"open({str(gate)!r}).read()"]]  # the last two wait for ever
+    pages = {f"page{n}.py": f"import time\n\n\ndef demo():\n    {c}\n" for n, c in enumerate(codes)}
     write(root, pages)
     with subprocess.Popen(builder(tmp_path, root), stdout=-1, stderr=-1, text=True) as process:
         assert process.stdout is not None
@@ -226,7 +226,9 @@ def test_a_build_that_is_ended_keeps_what_was_finished(
         process.communicate(timeout=60)
     assert process.returncode != 0
     assert len(started) >= 1
-    wait_for(lambda: not [one for one in started if one.is_running()])
+    wait_for(lambda: not [one for one in started if alive(one)])
+    gate.unlink()
+    gate.touch()
     whole(tmp_path / "store")
     status = statuses(root, tmp_path / "store")
     assert {status[name] for name in finished} == {"cached"}
@@ -253,12 +255,12 @@ def test_a_site_s_build_that_is_ended_leaves_no_process(
         assert process.stderr is not None
         while "good.py ran" not in (line := process.stderr.readline()):
             assert line
+        wait_for(lambda: len(kin(process)) >= 2)  # the server and a demo's guard at least
         started = kin(process)
-        assert len(started) >= 2  # the server and a demo's guard at least
         process.send_signal(end)
         process.communicate(timeout=60)
     assert process.returncode not in (0, -signal.SIGTERM)
-    wait_for(lambda: not [one for one in started if one.is_running()])
+    wait_for(lambda: not [one for one in started if alive(one)])
     assert not (tmp_path / "site").exists()
     write(tmp_path, {"papers/hangs.py": "def demo():\n    pass\n"})
     site = assemble(Options(tmp_path / "papers", tmp_path / ".cache/marginalia", workers=2))

@@ -11,15 +11,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from demos import alive, content, demo, printed, run, wait_for, write
+from demos import alive, content, demo, printed, run, wait_for, waiting_at, write
 from marginalia import isolation, usage
+from marginalia.demo import Result
+from marginalia.jobs import Job
 from marginalia.limits import Limits
-from marginalia.runner import Job, run_all, run_isolated
+from marginalia.runner import run_all, run_isolated
 from marginalia.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a demo is confined less")
@@ -80,12 +82,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What the good page shows where nothing else has ever run."""
     root = tmp_path_factory.mktemp("alone").resolve()
     write(root, good=GOOD, later=GOOD)
-    result = run_isolated(Job(root / "good.py", root))
-    assert result.ok, result.error
-    return content(result)
+    (ran,) = run_all([Job(root / "good.py", root)], store=Store(root / "store"), workers=1)
+    assert ran.result.ok, ran.result.error
+    return content(ran.result)
 
 
-MODEST = Limits(timeout=30)
+MODEST = Limits(timeout=120)
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,14 @@ ENDS = {
 }
 
 SECONDS = Limits(timeout=1)
-CPU = Limits(cpu_time=0.5, timeout=30)
-SMALL = Limits(memory=400, timeout=30)
-QUIET = Limits(output=1, timeout=30)
+CPU = replace(MODEST, cpu_time=0.5)
+SMALL = replace(MODEST, memory=400)
+QUIET = replace(MODEST, output=1)
 BURNS = "[sys.executable, '-Sc', 'while True: pass']"
 FILLS = "[sys.executable, '-Sc', 'x = bytearray(150 * 2**20); input()']"
 
-WROTE = r"it put out \d{1,3}(\.\d+)? MB, and its limit is 1 MB \(output:"  # soon, that is
+# Who writes goes slowly enough for this to mean soon, whoever has to wait for a processor.
+WROTE = r"it put out \d{1,3}(\.\d+)? MB, and its limit is 1 MB \(output:"
 
 LIMITS = {
     "hangs": Harm("import time\ntime.sleep(99)", "TimeLimit", r"after 1 s.*timeout:", 3, SECONDS),
@@ -250,19 +253,22 @@ LIMITS = {
         "import subprocess\nsubprocess.run(['yes'])", "OutputLimit", "1 MB", 3, QUIET
     ),
     "writes a long file": Harm(
-        "with open('x', 'wb') as f:\n    while True:\n        f.write(bytes(10**5))",
+        "import time\nwith open('x', 'wb') as f:\n"
+        "    while True:\n        f.write(bytes(10**5))\n        time.sleep(0.01)",
         "OutputLimit",
         WROTE,
         limits=QUIET,
     ),
     "writes many files": Harm(
-        "import os\nos.mkdir('x')\nn = 0\nwhile True:\n    n += 1\n    open(f'x/{n}', 'w').close()",
+        "import itertools, os, time\nos.mkdir('x')\n"
+        "for n in itertools.count():\n    open(f'x/{n}', 'w').close()\n    time.sleep(0.001)",
         "OutputLimit",
         WROTE,
         limits=QUIET,
     ),
     "writes a file without a name": Harm(
-        "import tempfile\nf = tempfile.TemporaryFile()\nwhile True:\n    f.write(bytes(10**5))",
+        "import tempfile, time\nf = tempfile.TemporaryFile()\n"
+        "while True:\n    f.write(bytes(10**5))\n    time.sleep(0.01)",
         "OutputLimit",
         WROTE,
         limits=QUIET,
@@ -382,9 +388,11 @@ FINE = {
         "    os.setpriority(os.PRIO_PROCESS, process, 5)"
     ),
     "starts many orphans, a few at a time": Harm(
-        "import subprocess, time\nfor _ in range(30):\n"
+        "import os, subprocess, time\n"
+        "adopted = f'/proc/{os.getppid()}/task/{os.getppid()}/children'\n"
+        "for _ in range(30):\n"
         "    subprocess.run(['sh', '-c', 'for n in 1 2 3 4 5 6 7 8 9 10; do (:) & done'])\n"
-        "    time.sleep(0.05)"
+        "    while len(open(adopted).read().split()) > 100:\n        time.sleep(0.01)"
     ),
     "calls itself something that is no text": Harm(
         "import ctypes, time\nctypes.CDLL(None).prctl(15, b'\\xff', 0, 0, 0)\ntime.sleep(0.3)"
@@ -410,6 +418,20 @@ FINE = {
 }
 
 
+def lines(harm: Harm, result: Result, root: Path) -> Iterator[int]:
+    """Where it was; if a limit ended it, also where it is with more time.
+
+    What a slow machine ends has perhaps not come to its line, or cannot tell in time.
+    """
+    assert result.error is not None
+    yield result.error.line
+    for times in (8, 64) if harm.reason.endswith("Limit") else ():
+        limits = harm.limits
+        more = {"timeout": limits.timeout * times, "cpu_time": limits.cpu_time * times}
+        error = run(root, harm.code, limits=limits.with_those_of(more)).error
+        yield error.line if error else 0
+
+
 @pytest.mark.parametrize("name", [*ENDS, *LIMITS, *REACHES, *FINE])
 def test_only_its_own_page_is_harmed(
     name: str, root: Path, place: Path, tmp_path: Path, alone: str
@@ -425,8 +447,9 @@ def test_only_its_own_page_is_harmed(
     assert is_clean(place)
     assert bad.ok == (not harm.reason), bad.error
     if bad.error:
-        assert (bad.error.type, harm.line) == (harm.reason, harm.line and bad.error.line)
+        assert bad.error.type == harm.reason
         assert re.search(harm.says, bad.error.message, re.DOTALL), bad.error.message
+        assert not harm.line or harm.line in lines(harm, bad, root)
     assert bad.peak_mb < 2500
 
 
@@ -447,27 +470,35 @@ def test_what_a_demo_raises_itself_is_no_limit(root: Path) -> None:
         assert error.startswith(failure.type)
 
 
+# The limit to output ends it as soon as somebody looks, and not before.
+FLOODS = "open('x', 'wb').write(bytes(2 * 10**6)); time.sleep(1000)"
+
+
 def test_shared_memory_counts_once(root: Path) -> None:
-    """What a demo has, its forked children have as well: three times 200 MB, and yet no 600."""
-    shares = """
-        import os, time
-        x = bytearray(os.urandom(1) * 200 * 2**20)
-        pids = [os.fork() for _ in range(2)]
-        if 0 in pids:
-            time.sleep(99)
-        time.sleep(0.5)
-        print(len(pids))
+    """What a demo has, its forked children have as well: three times 200 MB, and yet no 600.
+
+    Who looks at its output has looked at its memory before.
     """
-    assert printed(run(root, shares, limits=Limits(memory=500))) == "2"
+    shares = f"""
+        import os, time
+        x = b"x" * 200 * 2**20
+        if os.fork() == 0 or os.fork() == 0:
+            time.sleep(1000)
+        {FLOODS}
+    """
+    error = run(root, shares, limits=replace(QUIET, memory=500)).error
+    assert error is not None
+    assert error.type == "OutputLimit"
 
 
 SHARED = {
     "a file": "open(path, 'w').close()",
     "a folder": "os.mkdir(path)\nopen(path + '/x', 'w').close()",
     "memory": "SharedMemory(path[9:], create=True, size=9).close()",
-    "memory when it is killed": "x = SharedMemory(path[9:], create=True, size=9)\ntime.sleep(99)",
+    "memory when it is killed": f"x = SharedMemory(path[9:], create=True, size=9)\n{FLOODS}",
     "memory in C": "ctypes.CDLL(None).shm_open(path[8:].encode(), os.O_CREAT | os.O_RDWR, 0o600)",
-    "a file of a child": "Popen(f'exec 3> {path}; sleep 99', shell=True)\ntime.sleep(0.5)",
+    "a file of a child": "Popen(f'exec 3> {path}; sleep 99', shell=True)\n"
+    "while not os.path.exists(path):\n    time.sleep(0.01)",
 }
 SHARES = """
 import ctypes, os, time
@@ -481,9 +512,9 @@ path = {path!r}
 def test_shared_memory_goes_with_its_demo(what: str, root: Path) -> None:
     path, killed = Path("/dev/shm", f"marginalia-{os.getpid()}"), "killed" in what
     code = SHARES.format(path=str(path)) + SHARED[what]
-    error = run(root, code, limits=Limits(timeout=1 if killed else 60)).error
+    error = run(root, code, limits=QUIET).error
     assert not path.exists()
-    assert (error.type if error else "") == ("TimeLimit" if killed else "")
+    assert (error.type if error else "") == ("OutputLimit" if killed else "")
 
 
 def test_what_tensors_share_goes_with_their_demo(root: Path) -> None:
@@ -507,7 +538,7 @@ def test_shared_memory_of_others_stays(root: Path, gate: Path) -> None:
     """
     with ThreadPoolExecutor() as threads:
         ran = threads.submit(run, root, reads)
-        with gate.open("w"):  # now it runs
+        with waiting_at(gate):
             path.write_text("of others")
         try:
             assert printed(ran.result()) == "of others"
@@ -552,13 +583,12 @@ def started(place: Path) -> list[int]:
     return running()
 
 
-@pytest.mark.parametrize("end", ["pass", "time.sleep(1000)", "os._exit(1)", "os.abort()"])
+@pytest.mark.parametrize("end", ["pass", FLOODS, "os._exit(1)", "os.abort()"])
 def test_nothing_stays_behind(root: Path, place: Path, gate: Path, end: str) -> None:
-    limits = Limits(timeout=5 if "sleep" in end else 60)
     with ThreadPoolExecutor() as threads:
-        ran = threads.submit(run, root, KIN.format(gate=str(gate), end=end), limits=limits)
-        _, *kin = started(place)
-        gate.write_text("go on")
+        ran = threads.submit(run, root, KIN.format(gate=str(gate), end=end), limits=QUIET)
+        with waiting_at(gate):
+            _, *kin = started(place)
         ran.result()
     assert [pid for pid in kin if alive(pid)] == []
     assert is_clean(place)
@@ -593,15 +623,15 @@ CHAIN = """
 import os, subprocess, sys, time
 from marginalia import sandbox, usage, worker
 
-beside = subprocess.Popen(["sleep", "99"])
+beside = subprocess.Popen(["sleep", "1000"])
 if own := os.fork():
     os.waitpid(own, 0)
     print("beside" if beside.poll() is None else "nothing beside")
     beside.kill()
     sys.exit()
-worker._prctl(worker._SUBREAPER, 1)
+sandbox.prctl(worker._SUBREAPER, 1)
 enclosed = sys.argv[1] == "at once" and sandbox.enclose()
-end = time.monotonic() + 20
+end = time.monotonic() + 120
 if os.fork() == 0:
     while time.monotonic() < end:
         if os.fork():  # the child goes on
@@ -630,7 +660,8 @@ STARTED = """
 import sys
 from pathlib import Path
 from marginalia import isolation
-from marginalia.runner import Job, run_isolated
+from marginalia.jobs import Job
+from marginalia.runner import run_isolated
 
 if __name__ == "__main__":
     result = run_isolated(Job(Path(sys.argv[1]), Path(sys.argv[1]).parent))
@@ -771,9 +802,11 @@ def test_limits_hold_in_a_fresh_interpreter(
 ) -> None:
     monkeypatch.setattr(isolation._server, "usable", False)
     harm = {**ENDS, **LIMITS}[name]
-    error = run(root, harm.code, limits=Limits(timeout=60, memory=1000, output=1)).error
-    assert error is not None
-    assert (error.type, harm.line) == (harm.reason, harm.line and error.line)
+    harm = replace(harm, limits=Limits(timeout=60, memory=1000, output=1))
+    result = run(root, harm.code, limits=harm.limits)
+    assert result.error is not None
+    assert result.error.type == harm.reason
+    assert not harm.line or harm.line in lines(harm, result, root)
     assert is_clean(place)
 
 
@@ -805,7 +838,7 @@ def test_a_build_lists_all_that_failed_and_has_the_rest(
         "fills": ("memory: 400", LIMITS["allocates much"].code, "MemoryLimit: .*limit is 400 MB"),
         "floods": ("title: x", LIMITS["lets a child print"].code, "OutputLimit: .*limit is 1 MB"),
         "good": ("title: x", "print('hello')", ""),
-        "hangs": ("timeout: 0.5", LIMITS["hangs"].code, r"\b11: TimeLimit: .*after 0.5 s"),
+        "hangs": ("timeout: 0.5", LIMITS["hangs"].code, r"TimeLimit: .*after 0.5 s"),
         "talks": ("network: true", SOCKET.format(port=port), ""),
         "writes": ("title: x", "open(__file__, 'a')", r"\b10: PermissionError: .*writes only"),
     }

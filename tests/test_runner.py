@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from demos import HELLO, alive, content, demo, printed, run, statuses, wait_for, write
+from demos import HELLO, alive, content, demo, printed, run, statuses, wait_for, waiting_at, write
 from marginalia import isolation, preload
+from marginalia.demo import Result
+from marginalia.jobs import Job, Plan, Progress, Ran, key
 from marginalia.limits import Limits
-from marginalia.runner import Job, Plan, Progress, Ran, key, run_all, run_isolated
+from marginalia.runner import run_all, run_isolated
 from marginalia.store import Store
 
 
@@ -168,7 +170,7 @@ def test_a_file_that_changes_while_it_is_used_is_read_again(
     with ThreadPoolExecutor() as threads:
         for before, after in (("first", "second"), ("second", "second")):
             rans = threads.submit(build, root, store, "page")
-            with gate.open("w"):  # until here, it waits
+            with waiting_at(gate):
                 data.write_text(after)
             assert printed(rans.result()[0].result) == before
 
@@ -220,7 +222,7 @@ def test_what_changes_while_it_runs_is_not_kept(root: Path, store: Store, gate: 
     with ThreadPoolExecutor() as threads:
         for new in ("x = 2\n", "x = 1\n"):
             rans = threads.submit(build, root, store, "page")
-            with gate.open("w"):  # until here, it waits
+            with waiting_at(gate):
                 write(root, helper=new)
             assert statuses(rans.result()) == {"page": "ran"}
 
@@ -289,6 +291,23 @@ def test_progress_hears_of_every_job(root: Path, store: Store) -> None:
         assert heard.words.index(f"{name} started") < heard.words.index(f"{name} {end}")
 
 
+@pytest.mark.parametrize("half", ["", "def demo():\n    print('ha')\n"])
+def test_a_page_runs_as_it_was_read_or_not_at_all(root: Path, store: Store, half: str) -> None:
+    """An editor empties a file before it writes it, and a demo may start just then."""
+
+    class Editor(Progress):
+        def started(self, job: Job) -> None:
+            job.path.write_text(half)
+
+    write(root, a=HELLO)
+    (ran,) = build(root, store, progress=Editor())
+    assert ran.result.error
+    assert ran.result.error.type == "Changed"
+    write(root, a=HELLO)
+    (ran,) = build(root, store)
+    assert ran.status == "ran"
+
+
 def test_progress_hears_what_is_sent_to_an_executor(root: Path, store: Store) -> None:
     write(root, a=HELLO)
     heard = Heard()
@@ -297,9 +316,21 @@ def test_progress_hears_what_is_sent_to_an_executor(root: Path, store: Store) ->
     assert heard.words == ["planned: 0 done, a waiting, None workers", "a sent", "a ran"]
 
 
+class Measured(Executor):
+    """Says how long each demo took, and runs none."""
+
+    def __init__(self, **seconds: float) -> None:
+        self._seconds = seconds
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(Result(True, seconds=self._seconds[args[0].path.stem]))
+        return future
+
+
 def test_the_longest_starts_first(root: Path, store: Store) -> None:
-    write(root, a=demo("pass"), b=demo("import time\ntime.sleep(0.3)"))
-    build(root, store)
+    write(root, a=HELLO, b=HELLO)
+    build(root, store, executor=Measured(a=1, b=2))
     for page in root.glob("*.py"):
         page.write_text(page.read_text() + "\nx = 1\n")
     heard = Heard()
@@ -311,7 +342,7 @@ def test_the_server_may_be_killed(root: Path, store: Store, gate: Path) -> None:
     write(root, a=demo(f"open({str(gate)!r}).read()\nprint('well')"), b=HELLO, c=HELLO)
     with ThreadPoolExecutor() as threads:
         rans = threads.submit(build, root, store, workers=1)
-        with gate.open("w"):  # until here, the first waits
+        with waiting_at(gate):
             assert isolation._server._process is not None
             isolation._server._process.kill()
         assert [printed(ran.result) for ran in rans.result()] == ["well", "hello", "hello"]
@@ -461,6 +492,7 @@ def test_a_builder_and_its_demos_share_nothing(root: Path, tmp_path: Path) -> No
     )
     command = [sys.executable, str(tmp_path / "builder.py")]
     environment = {"PYTHONOPTIMIZE": "2", "OMP_NUM_THREADS": "2"}
+    environment["XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["builder", "1", "True", "agg", "True"]
     assert done.stderr == ""
@@ -480,14 +512,12 @@ def test_a_fresh_interpreter_gives_the_same(root: Path, monkeypatch: pytest.Monk
 
 
 BUILDER = """
-import signal
 import sys
 from pathlib import Path
 from marginalia.limits import Limits
 from marginalia.runner import Job, run_all
 from marginalia.store import Store
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
 root = Path(sys.argv[1])
 jobs = [Job(page, root, limits=Limits(timeout=1000)) for page in sorted(root.glob("*.py"))]
 
@@ -520,7 +550,7 @@ def test_an_interrupted_build_goes_on_later(
         demo_pid = int(next(place.glob("*/work/pid")).read_text())
         assert alive(demo_pid)
         builder.send_signal(end)
-        builder.communicate(timeout=30)
+        builder.communicate(timeout=60)
     assert builder.returncode != 0
     assert wait_for(lambda: not alive(demo_pid))
     assert wait_for(lambda: not list(place.glob("marginalia-*")))

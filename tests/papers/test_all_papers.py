@@ -33,19 +33,32 @@ KEYS = {
     "cost": dict,
 }
 OF_A_PAPER = {"authors", "venue", "arxiv"}  # what a survey of ours has not
-CPU_SECONDS = 5
+CPU_SECONDS = 5  # of a core that is not slower than that of RUN
 RUN = """
 import contextlib, importlib, io, sys, time, warnings
 import torch
+import torch._dynamo  # is slow, and there before a demo that a build runs
 torch.set_num_threads(1)
+
+def slowness():
+    "How much slower this core is now, in Python or in Torch, than one that the rule is for."
+    x = torch.ones(300, 300)
+    start = time.process_time()
+    sum(n * n for n in range(1_000_000))
+    between = time.process_time()
+    for _ in range(60):
+        x = (x @ x).tanh()
+    return max(1, (between - start) / 0.04, (time.process_time() - between) / 0.06)
+
 said = io.StringIO()
 with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
     module = importlib.import_module(sys.argv[1])
 assert not said.getvalue(), f"importing prints {said.getvalue()!r}"
 warnings.simplefilter("error")
-start = time.process_time()
+before, start = slowness(), time.process_time()
 module.demo()
-print("seconds", time.process_time() - start)
+seconds = time.process_time() - start
+print("seconds", seconds / max(before, slowness()))
 """
 
 
@@ -151,7 +164,7 @@ def test_at_least_five_claims_and_each_names_its_source(paper: Path, tree: ast.M
 
 
 def test_demo_runs_alone_and_quickly(paper: Path, tmp_path: Path) -> None:
-    """In a fresh process, on one thread, without a warning. CPU time, for others may be busy."""
+    """In a fresh process, on one thread, without a warning."""
     module = ".".join(paper.relative_to(ROOT).with_suffix("").parts)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     run = subprocess.run(

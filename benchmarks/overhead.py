@@ -25,7 +25,8 @@ from marginalia import preload
 os.environ.update(preload.ENVIRONMENT)  # before torch is imported
 
 from marginalia.demo import run
-from marginalia.runner import Job, run_isolated
+from marginalia.jobs import Job
+from marginalia.runner import run_isolated
 
 RUNS = 20
 

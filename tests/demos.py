@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from marginalia.demo import Result
-from marginalia.runner import Job, Ran, run_isolated
+from marginalia.jobs import Job, Ran
+from marginalia.runner import run_isolated
 
 T = TypeVar("T")
 

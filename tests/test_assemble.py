@@ -21,12 +21,12 @@ from lxml import html
 from marginalia.assemble import Site, assemble
 from marginalia.dangling import dangling
 from marginalia.errors import MarginaliaError
+from marginalia.jobs import Plan, Progress
 from marginalia.limits import NAMES, Limits
 from marginalia.options import Options
 from marginalia.page import Prepared
 from marginalia.paper import Paper
 from marginalia.plugin import MarginaliaConfig
-from marginalia.runner import Plan, Progress
 
 GOOD = '''
     """Doubling."""

@@ -16,8 +16,9 @@ import psutil
 import pytest
 from demos import alive, wait_for
 from marginalia.assemble import Site, assemble
+from marginalia.jobs import Job
 from marginalia.options import Options
-from marginalia.runner import Job, run_all
+from marginalia.runner import run_all
 from marginalia.store import Store
 
 # Forty scripts
@@ -159,7 +160,8 @@ BUILDER = """
 import resource
 import sys
 from pathlib import Path
-from marginalia.runner import Job, run_all
+from marginalia.jobs import Job
+from marginalia.runner import run_all
 from marginalia.store import Store
 
 root, folder = map(Path, sys.argv[1:3])

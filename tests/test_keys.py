@@ -15,8 +15,9 @@ from pathlib import Path
 import marginalia
 import pytest
 from marginalia import keys
+from marginalia.jobs import Job
 from marginalia.keys import inputs
-from marginalia.runner import Job, run_all
+from marginalia.runner import run_all
 from marginalia.snippet import runnable
 from marginalia.store import Store
 

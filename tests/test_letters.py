@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from marginalia.demo import Result, Shape
 from marginalia.errors import SourceError
+from marginalia.jobs import Job
 from marginalia.letters import letters
 from marginalia.paper import load
-from marginalia.runner import Job, run_isolated
+from marginalia.runner import run_isolated
 
 PAPERS = Path(__file__).parents[1] / "papers"
 IMPORTS = "import torch\nfrom einops import einsum, rearrange, reduce, repeat\n"

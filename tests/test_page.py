@@ -14,13 +14,14 @@ import pytest
 from lxml import html
 from marginalia.demo import Output, Result
 from marginalia.errors import SourceError
+from marginalia.jobs import Job
 from marginalia.links import Index
 from marginalia.outputs import output_html
 from marginalia.page import Context, Extras, Page, Prepared, error_page, render
 from marginalia.paper import load
 from marginalia.plugin import MarginaliaPlugin
 from marginalia.rows import parse
-from marginalia.runner import Job, run_isolated
+from marginalia.runner import run_isolated
 from marginalia.source import read_source, split_lines
 from markdown import Markdown
 from mkdocs.config.defaults import MkDocsConfig

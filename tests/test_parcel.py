@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from marginalia.jobs import key
+from marginalia.jobs import Job, key
 from marginalia.keys import inputs
 from marginalia.parcel import Parcel, at_home, pack, unpacked
-from marginalia.runner import Job, OtherMachineError, run_all, run_parcel
+from marginalia.runner import OtherMachineError, run_all, run_parcel
 from marginalia.store import Store
 
 

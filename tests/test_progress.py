@@ -22,9 +22,9 @@ import pytest
 from demos import HELLO, demo, wait_for, waiting_at, write
 from marginalia import __version__
 from marginalia.demo import Failure, Result
+from marginalia.jobs import Job, Plan, Ran
 from marginalia.progress import reporter
 from marginalia.report import PageReport, Report
-from marginalia.runner import Job, Plan, Ran
 from marginalia.tally import Tally
 
 SITE = "site_name: Test\nplugins:\n  - marginalia:\n      report: out/report.json\n"
@@ -37,7 +37,8 @@ import logging, sys
 from pathlib import Path
 from marginalia import progress
 from marginalia.limits import Limits
-from marginalia.runner import Job, run_all
+from marginalia.jobs import Job
+from marginalia.runner import run_all
 from marginalia.store import Store
 
 root, serving, long = Path(sys.argv[1]), sys.argv[2] == "serve", float(sys.argv[3])

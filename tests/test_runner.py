@@ -481,7 +481,8 @@ def test_a_builder_and_its_demos_share_nothing(root: Path, tmp_path: Path) -> No
         import os
         from pathlib import Path
         from marginalia import isolation
-        from marginalia.runner import Job, run_isolated
+        from marginalia.jobs import Job
+        from marginalia.runner import run_isolated
 
         before = dict(os.environ)
         isolation.prepare()
@@ -515,7 +516,8 @@ BUILDER = """
 import sys
 from pathlib import Path
 from marginalia.limits import Limits
-from marginalia.runner import Job, run_all
+from marginalia.jobs import Job
+from marginalia.runner import run_all
 from marginalia.store import Store
 
 root = Path(sys.argv[1])
@@ -564,7 +566,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from marginalia.demo import Result
-from marginalia.runner import Job, run_all
+from marginalia.jobs import Job
+from marginalia.runner import run_all
 from marginalia.store import Store
 
 

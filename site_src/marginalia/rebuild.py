@@ -20,7 +20,7 @@ from typing import Any
 from jinja2 import Environment
 from mkdocs.commands import build
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.exceptions import PluginError
+from mkdocs.exceptions import Abort, PluginError
 from mkdocs.livereload import LiveReloadServer
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.nav import Navigation
@@ -121,8 +121,11 @@ class Rebuild:
             try:
                 if _made(served, self._assemble(served.config)):
                     return
-            except PluginError:
-                pass  # the whole build says it again
+            except (
+                PluginError
+            ) as error:  # a wrong name, say: the whole build would end with it, too
+                log.error("%s", error)
+                raise Abort("Aborted with a BuildError!") from error
             except Exception:  # whatever it is, the whole build shows it or does better
                 log.exception("the pages that changed cannot be built alone")
         self._others = others

@@ -13,10 +13,11 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from marginalia.demo import Result
+from marginalia.jobs import Job
 from marginalia.notebook import notebook
 from marginalia.paper import load
 from marginalia.rows import parse
-from marginalia.runner import Job, run_isolated
+from marginalia.runner import run_isolated
 from marginalia.snippet import runnable
 from marginalia.source import read_source, symbols
 from nbclient import NotebookClient

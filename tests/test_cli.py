@@ -218,6 +218,15 @@ def test_who_is_ended_leaves_no_folder(
     assert wait_for(lambda: not list(scratch.glob("marginalia-*")))
 
 
+def test_a_file_that_cannot_be_read_is_one_failure(good: Path) -> None:
+    (good.parent / "gone.py").symlink_to("nowhere.py")
+    done = marginalia("check", good.parent)
+    assert done.returncode == 1
+    assert "1 of 2 modules are right" in done.stdout
+    assert "gone.py" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["rows", "run", "snippet", "build", "serve", "new", "check"])
 def test_help_has_an_example(command: str) -> None:
     done = marginalia(command, "--help")

@@ -309,7 +309,7 @@ def _checked(file: Path, limits: Limits, shapes: bool) -> tuple[PageReport, str]
     try:
         parse(read_source(file), file)
         job = _job(file, root, limits, shapes)
-    except MarginaliaError as error:
+    except (MarginaliaError, OSError) as error:
         url, failures = _url(file.resolve(), root), (failure_of(error),)
         return PageReport(file.as_posix(), url, "failed", failures=failures), str(error)
     if job.device == "cuda" and device_kind() != "cuda":
